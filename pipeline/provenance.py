@@ -1,0 +1,91 @@
+"""Digests: of values, of files, and of the code behind a stage.
+
+A code digest is taken from the syntax tree of a module and of every module of the package that it imports, without
+docstrings and comments: moving a line or mending a sentence reruns nothing, changing what is computed reruns the stages
+that import it.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+PACKAGE = Path(__file__).parent
+DIGEST_BYTES = 16
+
+
+def digest_bytes(*parts: bytes) -> str:
+    """Hex digest (blake2b, 16 bytes) of some byte strings; where one ends and the next begins counts."""
+    state = hashlib.blake2b(digest_size=DIGEST_BYTES)
+    for part in parts:
+        state.update(len(part).to_bytes(8, "little"))
+        state.update(part)
+    return state.hexdigest()
+
+
+def digest_value(value: Any) -> str:
+    """Hex digest of a JSON value; the order of keys does not count."""
+    return digest_bytes(json.dumps(value, sort_keys=True, separators=(",", ":")).encode())
+
+
+def digest_file(path: Path) -> str:
+    """Hex digest of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=DIGEST_BYTES)).hexdigest()
+
+
+def digest_code(files: Iterable[Path]) -> str:
+    """Hex digest of the syntax trees of some modules and of all that they import from this package or beside them."""
+    found: dict[Path, str] = {}
+    pending = [path.resolve() for path in files]
+    while pending:
+        path = pending.pop()
+        if path not in found:
+            tree, imported = _module(path, path.stat().st_mtime_ns)
+            found[path] = tree
+            pending.extend(imported)
+    return digest_value(sorted(found.values()))
+
+
+@cache
+def _module(path: Path, _changed_ns: int) -> tuple[str, tuple[Path, ...]]:
+    """The digest of one module's tree, and the files of this package (or beside the module) that it imports."""
+    tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+    for node in ast.walk(tree):
+        _drop_docstring(node)
+    imported = {file for name in _imports(tree) for file in _files_of(name, path.parent)}
+    return digest_bytes(path.name.encode(), ast.dump(tree).encode()), tuple(sorted(imported - {path}))
+
+
+def _drop_docstring(node: ast.AST) -> None:
+    if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and ast.get_docstring(node) is not None:
+        node.body = node.body[1:]
+
+
+def _imports(tree: ast.AST) -> Iterable[str]:
+    """Dotted names that a module imports, wherever the import stands."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _files_of(name: str, directory: Path) -> Iterable[Path]:
+    """The source files behind a dotted name: in this package, or in `directory` for a user's own modules."""
+    parts = name.split(".")
+    inside = parts[0] == PACKAGE.name
+    root = PACKAGE.parent if inside else directory
+    if not inside and PACKAGE in (directory, *directory.parents):
+        return
+    for depth in range(1, len(parts) + 1):
+        base = root.joinpath(*parts[:depth])
+        for file in (base.with_suffix(".py"), base / "__init__.py"):
+            if file.is_file():
+                yield file.resolve()

@@ -1,0 +1,125 @@
+"""The plan of a run: how many rows there are, what they contain, and how they are cut into shards.
+
+The Snakefile needs shards before anything ran, so the plan is brought up to date while it is parsed and is read by all
+jobs. A *row* has a stable id: its position in the user's dataset, and a hash of its content. A shard is a range of
+positions with the hash of its rows: when rows are appended, only new shards (and the last one, if it was partial) differ.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import DataError, StoreError
+from pipeline.provenance import digest_bytes, digest_value
+
+PLAN_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Rows [start, stop) of a split, with the digest of their contents."""
+
+    name: str
+    start: int
+    stop: int
+    content: str
+
+    @property
+    def rows(self) -> int:
+        """How many rows."""
+        return self.stop - self.start
+
+
+@dataclass(frozen=True)
+class Split:
+    """A set of rows: how many, the digest of all their contents, and its shards in order."""
+
+    rows: int
+    content: str
+    shards: tuple[Shard, ...]
+
+    def shard(self, name: str) -> Shard:
+        """The shard of that name."""
+        for shard in self.shards:
+            if shard.name == name:
+                return shard
+        raise DataError(f"expected a shard up to {self.shards[-1].name if self.shards else 'none'}, got {name!r}")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run is about.
+
+    Attributes:
+        splits: train, validation and query rows.
+        classes: names of the C classes; empty where the task is no classification.
+        labelled: whether the task gives labels for its train rows, so that relabelling is possible.
+        trains: whether the task brings its own training.
+        truth: whether true labels are known, for evaluation.
+        data: the task's keyword arguments that only say which rows there are.
+        stamp: what the plan was made from; while it stays the same, rows are not read again.
+    """
+
+    splits: dict[str, Split]
+    classes: tuple[str, ...]
+    labelled: bool
+    trains: bool
+    truth: bool
+    data: dict[str, Any]
+    stamp: dict[str, Any]
+
+    def save(self) -> str:
+        """As JSON text."""
+        return json.dumps({"format": PLAN_FORMAT, **asdict(self)}, indent=1)
+
+    @staticmethod
+    def load(path: Path) -> Plan:
+        """From the file that `save` was written to.
+
+        Raises:
+            StoreError: no such file, or not a plan.
+        """
+        try:
+            value = json.loads(path.read_text(encoding="utf-8"))
+            if value.pop("format") != PLAN_FORMAT:
+                raise KeyError("format")
+            splits = {
+                name: Split(part["rows"], part["content"], tuple(Shard(**shard) for shard in part["shards"]))
+                for name, part in value.pop("splits").items()
+            }
+            return Plan(splits=splits, classes=tuple(value.pop("classes")), **value)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise StoreError(f"expected the plan of a run at {path}, got none that can be read; run `lowland run` there") from error
+
+
+def cut(hashes: Sequence[bytes], shard_rows: int) -> Split:
+    """Rows with these content hashes, cut into shards of `shard_rows`, the last one shorter.
+
+    >>> split = cut([b"a", b"b", b"c"], shard_rows=2)
+    >>> [(shard.name, shard.start, shard.stop) for shard in split.shards]
+    [('00000', 0, 2), ('00001', 2, 3)]
+    >>> cut([b"a", b"b", b"d"], shard_rows=2).shards[0] == split.shards[0]
+    True
+    """
+    starts = range(0, len(hashes), shard_rows)
+    shards = [
+        Shard(f"{i:05d}", start, min(start + shard_rows, len(hashes)), digest_bytes(*hashes[start : start + shard_rows]))
+        for i, start in enumerate(starts)
+    ]
+    return Split(len(hashes), digest_value([shard.content for shard in shards]), tuple(shards))
+
+
+def sample(hashes: Sequence[bytes], count: int, seed: int) -> list[int]:
+    """Up to `count` row positions in the order of a seeded hash of their content: independent of the rows' order.
+
+    Equal rows are taken in order of position.
+
+    >>> sample([b"a", b"b", b"c"], 2, seed=0) == sorted(sample([b"a", b"b", b"c"], 2, seed=0))
+    True
+    """
+    order = sorted(range(len(hashes)), key=lambda i: (digest_bytes(seed.to_bytes(8, "little", signed=True), hashes[i]), i))
+    return sorted(order[:count])
