@@ -1,0 +1,290 @@
+"""Tiny models with batches and losses: the table that every engine is held to. All in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+ROWS = 5
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A model, its loss and a batch, and the parameters that hooks are not expected to serve."""
+
+    model: nn.Module
+    loss: Callable[[nn.Module, Any], Tensor]
+    batch: Any
+    functional: tuple[str, ...] = ()
+
+
+def classify(model: nn.Module, batch: Any) -> Tensor:
+    return F.cross_entropy(model(batch[0]), batch[1], reduction="none")
+
+
+def token_loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    """Mean over the unmasked positions of a row."""
+    losses = F.cross_entropy(model(batch["tokens"]).transpose(1, 2), batch["targets"], reduction="none")
+    return (losses * batch["mask"]).sum(1) / batch["mask"].sum(1)
+
+
+def labels(classes: int = 3) -> Tensor:
+    return torch.randint(0, classes, (ROWS,))
+
+
+def tokens(words: int = 7, length: int = 4) -> dict[str, Tensor]:
+    mask = torch.ones(ROWS, length, dtype=torch.float64)
+    mask[1, 2:] = 0
+    draw = [torch.randint(0, words, (ROWS, length)) for _ in range(2)]
+    return {"tokens": draw[0], "targets": draw[1], "mask": mask}
+
+
+def mlp() -> Problem:
+    return Problem(
+        nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3)), classify, (torch.randn(ROWS, 6), labels())
+    )
+
+
+def mlp_inplace() -> Problem:
+    model = nn.Sequential(
+        nn.Linear(6, 9), nn.ReLU(inplace=True), nn.Linear(9, 8), nn.ReLU(inplace=True), nn.Linear(8, 3)
+    )
+    return Problem(model, classify, [torch.randn(ROWS, 6), labels()])
+
+
+def dropout_and_unused() -> Problem:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Sequential(nn.Linear(6, 5), nn.Dropout(0.5), nn.GELU(), nn.Linear(5, 3))
+            self.unused = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.body(x)
+
+    return Problem(Net(), classify, (torch.randn(ROWS, 6), labels()))
+
+
+def regression() -> Problem:
+    def loss(model: nn.Module, batch: Any) -> Tensor:
+        return (model(batch["inputs"]["x"]) - batch["y"]).square().sum(1)
+
+    batch = {"inputs": {"x": torch.randn(ROWS, 4)}, "y": torch.randn(ROWS, 2), "weight": torch.tensor(1.0)}
+    return Problem(nn.Sequential(nn.Linear(4, 5, bias=False), nn.ReLU(), nn.Linear(5, 2)), loss, batch)
+
+
+def conv(first: nn.Module, *rest: nn.Module, size: tuple[int, ...] = (4, 7, 6)) -> Problem:
+    model = nn.Sequential(first, *rest, nn.Flatten(2))
+
+    def loss(model: nn.Module, batch: Any) -> Tensor:
+        return (model(batch[0]).square() * batch[1][:, None, None]).mean((1, 2))
+
+    return Problem(model, loss, (torch.randn(ROWS, *size), torch.rand(ROWS)))
+
+
+def norms() -> Problem:
+    batch_norm = nn.BatchNorm2d(6)
+    batch_norm.running_mean.normal_()
+    batch_norm.running_var.uniform_(0.5, 2)
+    tail = [nn.ReLU(inplace=True), nn.GroupNorm(3, 6), nn.Conv2d(6, 4, 2), nn.LayerNorm((4, 4, 3)), nn.Tanh()]
+    problem = conv(nn.Conv2d(4, 6, 3), batch_norm, *tail)
+    for parameter in problem.model.parameters():
+        nn.init.normal_(parameter, std=0.7)
+    return problem
+
+
+def batch_norm_1d() -> Problem:
+    norm = nn.BatchNorm1d(5)
+    norm.running_mean.normal_()
+    return Problem(
+        nn.Sequential(nn.Linear(6, 5), norm, nn.ReLU(), nn.Linear(5, 3)), classify, (torch.randn(ROWS, 6), labels())
+    )
+
+
+class TinyLM(nn.Module):
+    """Word and position embeddings, a residual block on [B, T, D], a head that may share the words' weights."""
+
+    def __init__(self, tied: bool, direct: bool = False, padding: int | None = None) -> None:
+        super().__init__()
+        self.words = nn.Embedding(7, 6, padding_idx=padding)
+        self.positions = nn.Embedding(4, 6)
+        self.norm = nn.LayerNorm(6)
+        self.up, self.down = nn.Linear(6, 8), nn.Linear(8, 6)
+        self.scale = nn.RMSNorm(6)
+        self.direct = direct
+        self.head = None if direct else nn.Linear(6, 7, bias=False)
+        if tied and self.head is not None:
+            self.head.weight = self.words.weight
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.words(tokens) + self.positions(torch.arange(tokens.shape[1], device=tokens.device))
+        x = self.scale(x + self.down(F.gelu(self.up(self.norm(x)))))
+        return F.linear(x, self.words.weight) if self.head is None else self.head(x)
+
+
+class Conv1D(nn.Module):
+    """A linear layer with its weight as [I, O], as in the `transformers` library."""
+
+    def __init__(self, outputs: int, inputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(inputs, outputs) / inputs)
+        self.bias = nn.Parameter(torch.randn(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.weight + self.bias
+
+
+def hf_conv1d() -> Problem:
+    model = nn.Sequential(Conv1D(5, 6), nn.GELU(), Conv1D(5, 5), nn.Flatten(), nn.Linear(15, 3))
+    return Problem(model, classify, (torch.randn(ROWS, 3, 6), labels()))
+
+
+def used_twice() -> Problem:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.shared, self.head = nn.Linear(6, 6), nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(torch.tanh(self.shared(torch.tanh(self.shared(input=x)))))
+
+    return Problem(Net(), classify, (torch.randn(ROWS, 6), labels()))
+
+
+def flattened_positions() -> Problem:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.frame, self.norm, self.head = (nn.Conv2d(1, 2, 3), nn.LayerNorm(2), nn.Linear(2, 3))
+
+        def forward(self, video: Tensor) -> Tensor:  # [B, F, 1, H, W]
+            x = self.frame(video.flatten(0, 1)).mean((2, 3))  # [B F, 2]
+            return self.head(self.norm(x)).view(video.shape[0], -1, 3).mean(1)
+
+    return Problem(Net(), classify, (torch.randn(ROWS, 3, 1, 4, 4), labels()))
+
+
+def attention() -> Problem:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.token = nn.Parameter(torch.randn(1, 1, 6))
+            self.block = nn.TransformerEncoderLayer(6, 2, 8, batch_first=True, dropout=0.3)
+            self.head = nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.block(torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1))[:, 0])
+
+    names = (
+        "token",
+        *("block.self_attn." + n for n in ("in_proj_weight", "in_proj_bias", "out_proj.weight", "out_proj.bias")),
+    )
+    return Problem(Net(), classify, (torch.randn(ROWS, 3, 6), labels()), names)
+
+
+def sequence_first() -> Problem:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.norm, self.b = (nn.Linear(6, 4), nn.LayerNorm(4), nn.Linear(4, 3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(self.norm(self.a(x.transpose(0, 1)).tanh())).mean(0)
+
+    return Problem(Net(), classify, (torch.randn(ROWS, 2 * ROWS, 6), labels()))
+
+
+def lstm() -> Problem:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.recurrent, self.head = nn.LSTM(4, 3, batch_first=True), nn.Linear(3, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.recurrent(x)[0][:, -1])
+
+    names = tuple("recurrent." + n for n in ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0"))
+    return Problem(Net(), classify, (torch.randn(ROWS, 3, 4), labels()), names)
+
+
+def data_dependent() -> Problem:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gain = nn.Parameter(torch.rand(6))
+            self.head = nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            rows = [row * self.gain if row.sum().item() > 0 else row * self.gain**2 for row in x]
+            return self.head(torch.stack(rows))
+
+    return Problem(Net(), classify, (torch.randn(ROWS, 6), labels()), ("gain",))
+
+
+def zero_start() -> Problem:
+    """A low-rank pair whose second factor is zero: the first one's gradient vanishes, and must not pass for checked."""
+    model = nn.Sequential(nn.Linear(6, 2, bias=False), nn.Linear(2, 3, bias=False))
+    nn.init.zeros_(model[1].weight)
+    return Problem(model, classify, (torch.randn(ROWS, 6), labels()))
+
+
+def weight_norm() -> Problem:
+    layer = nn.utils.parametrizations.weight_norm(nn.Linear(6, 3))
+    names = ("0.parametrizations.weight.original0", "0.parametrizations.weight.original1")
+    return Problem(nn.Sequential(layer), classify, (torch.randn(ROWS, 6), labels()), names)
+
+
+def _language_model(**options: Any) -> Problem:
+    functional = ("words.weight",) if options.get("direct") else ()
+    return Problem(TinyLM(**options), token_loss, tokens(), functional)
+
+
+TABLE: dict[str, Callable[[], Problem]] = {
+    "mlp": mlp,
+    "in-place": mlp_inplace,
+    "dropout, unused": dropout_and_unused,
+    "regression, dicts": regression,
+    "conv": lambda: conv(nn.Conv2d(4, 6, (3, 2), stride=(2, 1), padding=1), nn.ReLU(inplace=True), nn.Conv2d(6, 2, 2)),
+    "conv groups": lambda: conv(
+        nn.Conv2d(4, 6, 3, groups=2, padding="same", dilation=2), nn.Tanh(), nn.Conv2d(6, 6, 3, groups=6)
+    ),
+    "conv circular": lambda: conv(nn.Conv2d(4, 3, 3, padding=(2, 1), padding_mode="circular"), nn.Tanh()),
+    "conv same, even": lambda: conv(nn.Conv2d(4, 3, (4, 2), padding="same", padding_mode="reflect"), nn.Tanh()),
+    "conv 1-D": lambda: conv(
+        nn.Conv1d(4, 6, 3, stride=2, padding=2, dilation=2),
+        nn.Tanh(),
+        nn.Conv1d(6, 4, 2, groups=2, padding="valid"),
+        size=(4, 12),
+    ),
+    "norms": norms,
+    "batch norm 1-D": batch_norm_1d,
+    "language model": lambda: _language_model(tied=False, padding=0),
+    "language model, tied": lambda: _language_model(tied=True),
+    "language model, tied directly": lambda: _language_model(tied=True, direct=True),
+    "HF Conv1D": hf_conv1d,
+    "used twice": used_twice,
+    "flattened positions": flattened_positions,
+    "attention": attention,
+    "sequence first": sequence_first,
+    "LSTM": lstm,
+    "data-dependent": data_dependent,
+    "zero at the start": zero_start,
+    "weight norm": weight_norm,
+}
+
+
+def problem(name: str) -> Problem:
+    """A problem of the table, the same each time."""
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.random.fork_rng():
+            torch.manual_seed(7)
+            return TABLE[name]()
+    finally:
+        torch.set_default_dtype(default)
