@@ -1,0 +1,47 @@
+"""Projections: from a gradient of P numbers to a code of K, one method a file; see `pipeline.core.projection.base`."""
+
+from __future__ import annotations
+
+from pipeline.core.projection.base import Projection, Shapes, Sketch, State
+from pipeline.core.projection.dmin import DMin
+from pipeline.core.projection.identity import Identity
+from pipeline.core.projection.kronecker import Kronecker
+from pipeline.core.projection.rademacher import Rademacher
+from pipeline.core.projection.sjlt import SJLT
+from pipeline.errors import ConfigError
+
+__all__ = ["METHODS", "Projection", "Shapes", "Sketch", "State", "make"]
+
+METHODS: dict[str, type[Projection]] = {
+    "identity": Identity,
+    "sjlt": SJLT,
+    "dmin": DMin,
+    "rademacher": Rademacher,
+    "kronecker": Kronecker,
+}
+
+
+def make(method: str, shapes: Shapes, dimension: int, seed: int, state: State | None = None) -> Projection:
+    """A projection from its description.
+
+    `sjlt`, `dmin` and `rademacher` with dimension >= P give the identity, whose `method` and `dimension` say so;
+    `kronecker` gives the largest dimension that fits.
+
+    Args:
+        method: a name in `METHODS`.
+        shapes: parameter -> shape, in the model's order.
+        dimension: K.
+        seed: of all random numbers.
+        state: what `Projection.state()` gave, for one that was stored.
+
+    Raises:
+        ConfigError: an unknown method, or a dimension that does not suit it.
+    """
+    if method not in METHODS:
+        known = ", ".join(METHODS)
+        raise ConfigError(f"expected a projection method among {known}, got {method}: mend projection.method")
+    if dimension < 1:
+        raise ConfigError(f"expected a projection dimension of at least 1, got {dimension}: mend projection.dimension")
+    if state is None:
+        return METHODS[method].build(shapes, dimension, seed)
+    return METHODS[method].from_state(shapes, dimension, seed, state)

@@ -1,0 +1,150 @@
+"""Kronecker-factored random projection (as in LoGra: Choe et al. 2024, arXiv 2405.13954, with random factors).
+
+A matrix parameter's gradient G = sum_t o_t i_t^T becomes P_o G P_i^T = sum_t (P_o o_t)(P_i i_t)^T with P_o [r_o, O] and
+P_i [r_i, I] of entries +-1 / sqrt(r): two small products a position, and G is never formed. r_o = min(r, O) and
+r_i = min(r, I); a side that is not shortened is left as it is. A vector of n numbers becomes min(r, n) numbers
+likewise. Parameters of more dimensions count as [O, the rest]. r is the largest for which all codes together are within
+the dimension asked for; `dimension` is what they come to. Inner products are unbiased, as E[P^T P] = 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.core.projection.base import Projection, Shapes, Sketch
+from pipeline.core.projection.factors import gram_is_cheaper, gram_squares, squares
+from pipeline.core.projection.streams import signs, stream
+from pipeline.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Block:
+    """One parameter's part of the projection.
+
+    Attributes:
+        offset: of its first code.
+        rows: P_o, [r_o, O], or None for the identity.
+        columns: P_i, [r_i, I], or None for the identity.
+        shape: [O, I]; a vector is [1, n].
+        reduced: [r_o, r_i].
+    """
+
+    offset: int
+    rows: Tensor | None
+    columns: Tensor | None
+    shape: tuple[int, int]
+    reduced: tuple[int, int]
+
+
+class Kronecker(Projection):
+    """Random factors a parameter; see the module."""
+
+    method = "kronecker"
+
+    def __init__(self, shapes: Shapes, rank: int, seed: int) -> None:
+        """The factors of rank r = `rank` that a seed stands for."""
+        super().__init__(shapes, codes_of_rank(shapes, rank))
+        self.rank = rank
+        self._blocks: dict[str, Block] = {}
+        offset = 0
+        for name, shape in shapes.items():
+            full = as_matrix(shape)
+            small = reduced(shape, rank)
+            sides = [_factor(seed, side, name, small[i], full[i]) for i, side in enumerate(("output", "input"))]
+            self._blocks[name] = Block(offset, sides[0], sides[1], full, small)
+            offset += prod(small)
+
+    @classmethod
+    def build(cls, shapes: Shapes, dimension: int, seed: int) -> Kronecker:
+        """The projection that a seed stands for.
+
+        Raises:
+            ConfigError: the dimension is below one number a parameter.
+        """
+        if dimension < len(shapes):
+            raise ConfigError(
+                f"expected a dimension of at least one a parameter, {len(shapes)}, for a kronecker projection, "
+                f"got {dimension}: raise projection.dimension, or leave parameters out"
+            )
+        return cls(shapes, _largest_rank(shapes, dimension), seed)
+
+    def sketch(self, rows: int, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Sketch:
+        """An empty sketch; see the base."""
+        return _KroneckerSketch(self, self._blocks, rows, dtype, device)
+
+
+def as_matrix(shape: tuple[int, ...]) -> tuple[int, int]:
+    """[O, ...] as [O, the rest]; a vector or a number as one row."""
+    return (1, prod(shape)) if len(shape) < 2 else (shape[0], prod(shape[1:]))
+
+
+def reduced(shape: tuple[int, ...], rank: int) -> tuple[int, int]:
+    """[r_o, r_i] of a parameter."""
+    outputs, inputs = as_matrix(shape)
+    return min(rank, outputs), min(rank, inputs)
+
+
+def codes_of_rank(shapes: Shapes, rank: int) -> int:
+    """How many codes all parameters have together."""
+    return sum(prod(reduced(shape, rank)) for shape in shapes.values())
+
+
+def _largest_rank(shapes: Shapes, dimension: int) -> int:
+    """The largest r within the dimension, by bisection; beyond the longest side nothing changes."""
+    low, high = 1, max((max(as_matrix(shape)) for shape in shapes.values()), default=1)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if codes_of_rank(shapes, middle) <= dimension:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def _factor(seed: int, side: str, name: str, small: int, full: int) -> Tensor | None:
+    """Random signs [small, full] / sqrt(small), or None where nothing is shortened."""
+    if small == full:
+        return None
+    drawn = signs(stream(seed, f"kronecker {side}", name), small * full).reshape(small, full)
+    return torch.from_numpy(drawn.astype(np.float64) / small**0.5)
+
+
+class _KroneckerSketch(Sketch):
+    def __init__(
+        self, projection: Kronecker, parts: dict[str, Block], rows: int, dtype: torch.dtype, device: torch.device | str
+    ) -> None:
+        super().__init__(projection.shapes, rows, device)
+        self._parts = parts
+        self._values = torch.zeros(rows, projection.dimension, dtype=dtype, device=device)
+
+    def _add(self, name: str, gradient: Tensor) -> None:
+        part = self._parts[name]
+        matrix = _times(gradient.reshape(-1, *part.shape), part.columns)  # [B, O, r_i]
+        self._store(part, _times(matrix.mT, part.rows).mT)
+
+    def _add_outer(self, name: str, output: Tensor, input: Tensor) -> None:
+        if not gram_is_cheaper(output, input, materialised=False):
+            # With that many positions the product is smaller than its factors, and gives the norm too.
+            product = torch.bmm(output.mT, input).flatten(1)
+            self._squares += squares(product)
+            self._add(name, product)
+            return
+        self._squares += gram_squares(output, input)
+        part = self._parts[name]
+        self._store(part, torch.bmm(_times(output, part.rows).mT, _times(input, part.columns)))
+
+    def _store(self, part: Block, codes: Tensor) -> None:
+        self._values[:, part.offset : part.offset + prod(part.reduced)] = codes.flatten(1)
+
+    def _codes(self) -> Tensor:
+        return self._values
+
+
+def _times(values: Tensor, factor: Tensor | None) -> Tensor:
+    """[B, n, full] to [B, n, small]."""
+    return values if factor is None else values @ factor.to(values).T
