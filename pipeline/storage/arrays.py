@@ -1,0 +1,127 @@
+"""Arrays in Zarr v3 groups, every chunk with its own checksum. The only module that knows zarr.
+
+Chunks are cut along the first axis only and are not compressed: codes are quantised gradients, which compress by a few
+per cent, and reading them is what limits exact scans.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.codecs import Crc32cCodec
+
+from pipeline.errors import StoreError
+
+CHUNK_BYTES = 2**20
+
+
+def write_arrays(directory: Path, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
+    """Write whole arrays as a new group."""
+    with ArrayWriter(directory) as writer:
+        for name, values in arrays.items():
+            writer.append(name, values, total=len(values))
+
+
+class ArrayWriter:
+    """Writes the arrays of a new group by appending rows; what was announced must have come when it closes."""
+
+    def __init__(self, directory: Path) -> None:
+        self._group = zarr.open_group(str(directory), mode="w", zarr_format=3)
+        self._arrays: dict[str, zarr.Array[Any]] = {}
+        self._waiting: dict[str, list[np.ndarray[Any, Any]]] = {}
+        self._written: dict[str, int] = {}
+
+    def __enter__(self) -> ArrayWriter:
+        return self
+
+    def __exit__(self, kind: Any, *_: Any) -> None:
+        if kind is None:
+            self.close()
+
+    def append(self, name: str, values: np.ndarray[Any, Any], total: int) -> None:
+        """Append rows [b, ...] to array `name`, which will have `total` rows."""
+        values = np.asarray(values)
+        if name not in self._arrays:
+            self._create(name, values, total)
+        self._waiting[name].append(values)
+        chunk_rows = self._arrays[name].chunks[0]
+        waiting = sum(len(part) for part in self._waiting[name])
+        if waiting >= chunk_rows:
+            self._flush(name, waiting - waiting % chunk_rows)
+
+    def close(self) -> None:
+        """Write what waits, and make sure that every array is whole."""
+        for name, array in self._arrays.items():
+            self._flush(name, sum(len(part) for part in self._waiting[name]))
+            if self._written[name] != array.shape[0]:
+                raise ValueError(f"expected {array.shape[0]} rows of {name}, got {self._written[name]}")
+
+    def _create(self, name: str, values: np.ndarray[Any, Any], total: int) -> None:
+        row_bytes = max(1, values.dtype.itemsize * int(np.prod(values.shape[1:], dtype=np.int64)))
+        chunk_rows = max(1, min(total, CHUNK_BYTES // row_bytes))
+        self._arrays[name] = self._group.create_array(
+            name,
+            shape=(total, *values.shape[1:]),
+            chunks=(chunk_rows, *(max(1, size) for size in values.shape[1:])),
+            dtype=values.dtype,
+            compressors=[Crc32cCodec()],
+            # Without this, a chunk of zeros would not be written and could not be told from a missing one.
+            config={"write_empty_chunks": True},
+        )
+        self._waiting[name], self._written[name] = [], 0
+
+    def _flush(self, name: str, count: int) -> None:
+        if not count:
+            return
+        rows = np.concatenate(self._waiting[name])
+        start = self._written[name]
+        self._arrays[name][start : start + count] = rows[:count]
+        self._written[name] += count
+        self._waiting[name] = [rows[count:]]
+
+
+class Arrays:
+    """A group opened for reading; slices are read and checked as they are asked for."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        try:
+            self._group = zarr.open_group(str(directory), mode="r", zarr_format=3)
+        except (OSError, ValueError, KeyError) as error:
+            raise StoreError(f"expected a store at {directory}, got none that opens; see `lowland verify`") from error
+
+    def names(self) -> list[str]:
+        """The arrays of the group."""
+        return sorted(self._group.array_keys())
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._group
+
+    def rows(self, name: str) -> int:
+        """How many rows an array has."""
+        return int(self._array(name).shape[0])
+
+    def read(self, name: str, rows: slice | np.ndarray[Any, Any] | None = None) -> np.ndarray[Any, Any]:
+        """Rows of an array: all, a slice, or the positions in an integer array.
+
+        Raises:
+            StoreError: no such array, or a chunk that fails its checksum.
+        """
+        array = self._array(name)
+        try:
+            picked = array.oindex[rows] if isinstance(rows, np.ndarray) else array[rows if rows is not None else slice(None)]
+        except (OSError, ValueError) as error:
+            raise StoreError(
+                f"expected {self.directory}/{name} as it was written, got a damaged chunk ({error}); "
+                "run `lowland verify` to see which, delete its manifest and run `lowland run`"
+            ) from error
+        return np.asarray(picked)
+
+    def _array(self, name: str) -> Any:
+        if name not in self._group:
+            raise StoreError(f"expected an array {name!r} in {self.directory}, got {', '.join(self.names()) or 'none'}")
+        return self._group[name]

@@ -1,0 +1,88 @@
+"""Where things are in a run, said once. A run is a directory; everything made is below its `results/`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+METRIC_OF = {"influence": "inner", "fvm": "inner", "cosine": "cosine"}
+"""The kind of index that answers a score: by inner products with codes, or with codes of unit length."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The places of a run, relative to its directory."""
+
+    run: Path
+
+    @property
+    def results(self) -> Path:
+        """The top of all that is made."""
+        return self.run / "results"
+
+    @property
+    def plan(self) -> Path:
+        """Rows and shards."""
+        return self.results / "prepare" / "plan.json"
+
+    @property
+    def hashes(self) -> Path:
+        """Content hash of every row."""
+        return self.results / "prepare" / "rows.zarr"
+
+    @property
+    def config(self) -> Path:
+        """The configuration in force, whole."""
+        return self.results / "prepare" / "config.yaml"
+
+    def checkpoint(self, name: str) -> Path:
+        """Weights: `trained` or `flat`."""
+        return self.results / "checkpoints" / f"{name}.safetensors"
+
+    def projection(self, checkpoint: str) -> Path:
+        """The map to K numbers and the codec's column scales."""
+        return self.results / "projection" / f"{checkpoint}.zarr"
+
+    def gradients(self, checkpoint: str, split: str, shard: str) -> Path:
+        """Codes of a shard."""
+        return self.results / "gradients" / checkpoint / split / f"{shard}.zarr"
+
+    def candidates(self, checkpoint: str, split: str, shard: str) -> Path:
+        """Codes of a shard's rows under every label."""
+        return self.results / "candidates" / checkpoint / split / f"{shard}.zarr"
+
+    @property
+    def suspects(self) -> Path:
+        """The rows that get candidates where not all do."""
+        return self.results / "candidates" / "suspects.zarr"
+
+    def curvature(self, checkpoint: str, split: str) -> Path:
+        """The spectral factor of a split's curvature."""
+        return self.results / "curvature" / f"{checkpoint}-{split}.zarr"
+
+    def vectors(self, checkpoint: str) -> Path:
+        """Preconditioned validation and query gradients."""
+        return self.results / "vectors" / f"{checkpoint}.zarr"
+
+    def index(self, checkpoint: str, metric: str) -> Path:
+        """The FAISS index of the train codes."""
+        return self.results / "index" / f"{checkpoint}-{metric}.faiss"
+
+    @property
+    def scores(self) -> Path:
+        """One row a training sample."""
+        return self.results / "scores" / "scores.parquet"
+
+    @property
+    def topk(self) -> Path:
+        """Answers for the declared query rows."""
+        return self.results / "query" / "topk.parquet"
+
+    @property
+    def report(self) -> Path:
+        """The page."""
+        return self.results / "report" / "index.html"
+
+    def evaluation(self, table: str) -> Path:
+        """A table of results against true labels."""
+        return self.results / "evaluation" / f"{table}.parquet"
