@@ -1,0 +1,46 @@
+# Lowland's workflow, in the order of the data. `lowland run` drives it; so does
+#     snakemake --snakefile Snakefile --directory runs/x --configfile my.yaml --cores 2
+# One directory is one run; everything made is below its results/.
+import os
+
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+
+configfile: workflow.source_path("configs/default.yaml")
+
+
+if os.path.exists("config.yaml"):
+
+    configfile: "config.yaml"
+
+
+include: "stages/common.smk"
+include: "stages/train.smk"
+include: "stages/flatten.smk"
+include: "stages/projection.smk"
+include: "stages/gradients.smk"
+include: "stages/candidates.smk"
+include: "stages/curvature.smk"
+include: "stages/vectors.smk"
+include: "stages/index.smk"
+include: "stages/scores.smk"
+include: "stages/query.smk"
+include: "stages/evaluate.smk"
+include: "stages/report.smk"
+
+
+container: None
+
+
+localrules:
+    all,
+
+
+rule all:
+    default_target: True
+    input:
+        "results/report/index.json",
+        "results/scores/scores.json",
+        "results/query/topk.json",

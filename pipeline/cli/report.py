@@ -1,0 +1,19 @@
+"""`lowland report`: the page of a run, made anew where something changed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from pipeline.cli.common import RUN, layout_of
+from pipeline.cli.run import drive
+
+
+@click.command()
+@RUN
+def report(run: Path) -> None:
+    """Bring the report of RUN up to date and say where it is."""
+    layout = layout_of(run)
+    drive(run, ["--cores", "1"], ["results/report/index.json"])
+    click.echo(layout.report)

@@ -1,0 +1,131 @@
+"""`lowland run`: the workflow, driven through Snakemake."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+
+from pipeline import config as settings
+from pipeline.errors import ConfigError, InputError, LowlandError
+from pipeline.steps.code import accept
+from pipeline.storage.artefact import read_manifest, write_whole
+from pipeline.storage.layout import Layout
+
+STAGE = click.Choice([name for name in settings.STAGES if name != "prepare"])
+
+
+@click.command()
+@click.option("-c", "--config", "config_file", type=click.Path(path_type=Path), help="Your YAML file; it names only what differs from the defaults. [default: the run's own config.yaml, if any]")
+@click.option("--workdir", type=click.Path(path_type=Path), help="Directory of the run. [default: runs/NAME for -c NAME.yaml, else runs/demo]")
+@click.option("--cores", type=click.IntRange(min=1), help="Cores to use. [default: all]")
+@click.option("--until", type=STAGE, metavar="STAGE", help="Stop after this stage.")
+@click.option("--force", type=STAGE, metavar="STAGE", multiple=True, help="Run this stage again, and what follows from it.")
+@click.option("--refit", is_flag=True, help="Start anew: train, flatten and fit the projection again on the rows as they are now.")
+@click.option("--accept-code", is_flag=True, help="Take artefacts made by older code for current: you know that an edit changed no result.")
+@click.option("-n", "--dry-run", is_flag=True, help="Say what would run and why, and stop.")
+@click.option("--profile", help="How to run: local, slurm, or a directory with a Snakemake profile.")
+@click.argument("snakemake_arguments", nargs=-1, type=click.UNPROCESSED)
+def run(config_file: Path | None, workdir: Path | None, **options: Any) -> None:
+    """Compute everything that a config asks for; what is there and still valid is kept.
+
+    Stages, in order: train, flatten, projection, gradients, candidates, curvature, vectors, index, scores, query,
+    evaluate, report. Run it again after a change, a crash or new data: only what depends on the difference is computed.
+
+    \b
+    lowland run                                   the built-in demonstration
+    lowland run -c my.yaml --workdir runs/my      your model
+    lowland run --workdir runs/my --force index   one stage again, and what follows
+    lowland run --workdir runs/my -n              only say what would be done
+
+    Arguments after -- go to Snakemake.
+    """
+    directory = workdir or Path("runs") / (config_file.stem if config_file else "demo")
+    config = _keep_config(config_file, directory)
+    if options["accept_code"]:
+        for stage in accept(config, directory, _recorded_code(Layout(directory))):
+            click.echo(f"accepted: what {stage} has made stands, though its code has changed", err=True)
+    drive(directory, arguments_of(options), dry_run=options["dry_run"])
+    if not options["dry_run"] and not options["until"]:
+        click.echo(f"report: {Layout(directory).report}")
+
+
+def _keep_config(config_file: Path | None, directory: Path) -> settings.Config:
+    """Check the configuration before anything is touched, and keep it as the run's own."""
+    own = directory / "config.yaml"
+    config = settings.load(config_file or (own if own.is_file() else None))
+    if config_file is not None:
+        overlay = settings.read_yaml(config_file)
+        anchored = {key: value for key, value in config.task.model_dump(by_alias=True).items()
+                    if key in (*overlay.get("task", {}), "directory")}  # fmt: skip
+        text = yaml.safe_dump({**overlay, "task": anchored}, sort_keys=False)
+        if not own.is_file() or own.read_text(encoding="utf-8") != text:
+            write_whole(own, text)
+    directory.mkdir(parents=True, exist_ok=True)
+    return config
+
+
+def arguments_of(options: dict[str, Any]) -> list[str]:
+    """Our options in Snakemake's words."""
+    arguments: list[str] = ["--cores", str(options["cores"] or os.cpu_count() or 1)]
+    forced = [*options["force"], *(["train", "projection"] if options["refit"] else [])]
+    if forced:
+        arguments += ["--forcerun", *forced]
+    if options["until"]:
+        arguments += ["--until", options["until"]]
+    if options["dry_run"]:
+        arguments += ["--dry-run"]
+    if options["profile"]:
+        arguments += ["--workflow-profile", str(_profile(options["profile"]))]
+    return [*arguments, *options["snakemake_arguments"]]
+
+
+def _profile(name: str) -> Path:
+    path = Path(name) if "/" in name else settings.workflow_root() / "configs" / "profiles" / name
+    if not (path / "config.yaml").is_file():
+        known = sorted(place.name for place in path.parent.glob("*") if place.is_dir())
+        raise ConfigError(f"expected a profile with a config.yaml, got {path}; there are: {', '.join(known) or 'none'}")
+    return path.resolve()
+
+
+def drive(directory: Path, arguments: list[str], targets: list[str] | None = None, dry_run: bool = False) -> None:
+    """Run Snakemake in the run's directory.
+
+    Raises:
+        InputError: a stage found something in the input to mend; its message is repeated here.
+        LowlandError: the workflow failed otherwise.
+    """
+    failure = Layout(directory).results / "failure.json"
+    failure.unlink(missing_ok=True)
+    snakefile = settings.workflow_root() / "Snakefile"
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(snakefile), "--directory", str(directory),
+               "--rerun-incomplete", *([] if dry_run else ["--quiet", "progress", "rules", "host"]),
+               *arguments, "--", *(targets or [])]  # fmt: skip
+    code = subprocess.run(command).returncode
+    if code == 0:
+        return
+    if failure.is_file():
+        value = json.loads(failure.read_text(encoding="utf-8"))
+        kind = InputError if value["exit_code"] == InputError.exit_code else LowlandError
+        raise kind(f"{value['stage']}: {value['message']}")
+    if code == InputError.exit_code:
+        sys.exit(code)  # the Snakefile has said why
+    raise LowlandError(f"expected the workflow to finish, got exit code {code} from Snakemake; its last lines say why, the logs are in {directory / 'logs'}")
+
+
+def _recorded_code(layout: Layout) -> dict[str, str]:
+    """The code digest that each stage's artefacts were made with."""
+    recorded = {}
+    for manifest in layout.results.rglob("*.json"):
+        try:
+            record = read_manifest(manifest).record
+        except LowlandError:
+            continue
+        recorded[record["stage"]] = record["code"]
+    return recorded

@@ -1,0 +1,97 @@
+"""`lowland stage`: what the workflow's rules call. One job, one stage, one artefact."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pipeline import config as settings
+from pipeline.errors import ConfigError, LowlandError
+from pipeline.storage.layout import Layout
+
+WHERE = {
+    "projection": ("checkpoint",),
+    "gradients": ("checkpoint", "split", "shard"),
+    "candidates": ("checkpoint", "split", "shard"),
+    "curvature": ("checkpoint", "split"),
+    "vectors": ("checkpoint",),
+    "index": ("checkpoint", "metric"),
+}
+"""Which artefact of a stage: the options that it needs besides --config."""
+
+
+@click.command()
+@click.argument("name", type=click.Choice(list(settings.STAGES)), metavar="STAGE")
+@click.option("--config", "config_json", required=True, help="The sections that the stage reads, as JSON.")
+@click.option("--whole", help="prepare: the whole configuration as JSON, to be kept for people.")
+@click.option("--checkpoint", type=click.Choice(settings.CHECKPOINTS))
+@click.option("--split", type=click.Choice(settings.SPLITS))
+@click.option("--shard", help="Name of a shard, such as 00000.")
+@click.option("--metric", type=click.Choice(["inner", "cosine"]))
+def stage(name: str, config_json: str, whole: str | None, **where: str | None) -> None:
+    """Run one STAGE in the current directory, as a rule of the workflow does.
+
+    A job's log holds the whole command line: paste it to run the job again. People use `lowland run`.
+    """
+    missing = [option for option in WHERE.get(name, ()) if where[option] is None]
+    if missing:
+        raise ConfigError(f"expected --{missing[0]} for the stage {name}, got none; copy the command from the job's log")
+    layout = Layout(Path())
+    label = "/".join(value for value in (name, *(where[option] for option in WHERE.get(name, ()))) if value)
+    try:
+        _limit_threads(json.loads(config_json))
+        _run(name, layout, config_json, whole, label, {key: where[key] for key in WHERE.get(name, ())})
+    except LowlandError as error:
+        _leave_word(layout, label, error)
+        raise
+
+
+def _run(name: str, layout: Layout, config_json: str, whole: str | None, label: str, where: dict[str, Any]) -> None:
+    config = settings.partial(json.loads(config_json))
+    if name == "prepare":
+        _keep_config(layout, whole)
+        if not importlib.import_module("pipeline.steps.freshness").is_stale(layout, config):
+            return
+    module = importlib.import_module(f"pipeline.steps.{name}")
+    job = importlib.import_module("pipeline.steps.job").Job(name, layout, config, lambda line: _say(label, line))
+    module.run(job, **where)
+
+
+def _say(label: str, line: str) -> None:
+    click.echo(f"{time.strftime('%H:%M:%S')} {label}: {line}", err=True)
+
+
+def _limit_threads(config: dict[str, Any]) -> None:
+    """Before numpy and torch are loaded: BLAS takes as many threads as the job reserved."""
+    threads = str(config.get("compute", {}).get("threads", 1))
+    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[variable] = threads
+
+
+def _keep_config(layout: Layout, whole: str | None) -> None:
+    """Keep the resolved configuration beside the plan, for people and for commands that answer later."""
+    if whole is None:
+        return
+    import yaml
+
+    from pipeline.storage.artefact import write_whole
+
+    text = yaml.safe_dump(json.loads(whole), sort_keys=False)
+    if not layout.config.is_file() or layout.config.read_text(encoding="utf-8") != text:
+        write_whole(layout.config, text)
+
+
+def _leave_word(layout: Layout, label: str, error: LowlandError) -> None:
+    """Leave the message where `lowland run` finds it when the workflow has stopped."""
+    place = layout.results / "failure.json"
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(json.dumps({"stage": label, "message": str(error), "exit_code": error.exit_code}), encoding="utf-8")
+    except OSError:
+        pass  # the message itself is on stderr and in the log

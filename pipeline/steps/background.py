@@ -1,0 +1,157 @@
+"""What the report says beside its answers: minimum, curvature, indexes, evaluation, and where everything came from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.config import CHECKPOINTS, CURVATURE_SPLIT
+from pipeline.report.data import (
+    Candidate,
+    Curvature,
+    Evaluation,
+    EvaluationRow,
+    FlaggedRow,
+    Flattening,
+    Index,
+    Made,
+    Sharpness,
+)
+from pipeline.errors import StoreError
+from pipeline.shards import Plan
+from pipeline.steps.stores import open_arrays
+from pipeline.storage.artefact import Manifest, manifest_path, open_artefact, read_manifest
+from pipeline.storage.layout import METRIC_OF, Layout
+
+KINDS = {"fisher": "empirical Fisher", "ggn": "generalised Gauss-Newton", "diagonal": "diagonal Fisher", "identity": "identity"}
+METHODS = {"plain": "fine-tuning (VM)", "sam": "SAM", "asam": "ASAM", "lpf": "LPF-SGD"}
+
+
+def flattening(layout: Layout) -> Flattening:
+    """How the flat minimum was found."""
+    manifest = open_artefact(layout.checkpoint("flat"), "checkpoint")
+    section, choice = manifest.identity["flatten"], manifest.record["choice"]
+    candidates = [
+        Candidate(trial["strength"], trial["curve"][-1][1], tuple(map(tuple, trial["curve"])), trial["strength"] == choice["strength"])
+        for trial in choice["trials"]
+        if trial["curve"]
+    ]
+    return Flattening(
+        method=METHODS[section["method"]],
+        strength=manifest.identity["strength"],
+        strength_name="gamma" if section["method"] == "lpf" else "rho",
+        chosen=choice["reason"],
+        candidates=candidates,
+        history=tuple(map(tuple, manifest.record["history"])),
+        verdict=choice["verdict"],
+    )
+
+
+def sharpness(layout: Layout) -> list[Sharpness]:
+    """Sharpness before and after."""
+    measured = open_artefact(layout.checkpoint("flat"), "checkpoint").record["sharpness"]
+    names = ("sam_rise", "noise_rise", "noise_error", "eigenvalue", "eigenvalue_error")
+    return [Sharpness(checkpoint, **{name: values[name] for name in names}) for checkpoint, values in measured.items()]
+
+
+def curvatures(layout: Layout) -> list[Curvature]:
+    """The curvature matrices with their spectra."""
+    found = []
+    for checkpoint, split in CURVATURE_SPLIT.items():
+        manifest, arrays = open_arrays(layout.curvature(checkpoint, split), "curvature")
+        section = manifest.identity["curvature"]
+        found.append(
+            Curvature(
+                name=f"{checkpoint}-{split}",
+                kind=KINDS[section["kind"]],
+                rows=manifest.identity["rows"],
+                rank=manifest.record["rank"],
+                damping=section["damping"],
+                absolute=manifest.record["damping"],
+                eigenvalues=arrays.read("values"),
+            )
+        )
+    return found
+
+
+def indexes(layout: Layout) -> list[Index]:
+    """The indexes that were built, with their measured recall."""
+    paths = [layout.index(checkpoint, metric) for checkpoint in CHECKPOINTS for metric in sorted(set(METRIC_OF.values()))]
+    manifests = [open_artefact(path, "index") for path in paths if manifest_path(path).is_file()]
+    return [
+        Index(Path(m.name).stem, m.identity["metric"], m.identity["index"]["factory"], m.identity["rows"], m.record["recall"])
+        for m in manifests
+    ]
+
+
+def evaluation(layout: Layout) -> Evaluation | None:
+    """The table of scores against true labels, where it was made."""
+    path = layout.evaluation("mislabel")
+    if not manifest_path(path).is_file():
+        return None
+    rows = open_artefact(path, "evaluation").record["rows"]
+    measures = {"AUC": "auc", "average precision": "average_precision", "recall at the noise rate": "recall_at_rate"}
+    return Evaluation(
+        [EvaluationRow(row["method"], row["checkpoint"], {name: row[key] for name, key in measures.items()}, row["control"]) for row in rows],
+        "the task's true labels, which reach this table only",
+    )
+
+
+def flagged(layout: Layout, plan: Plan) -> list[FlaggedRow]:
+    """Rows whose loss or gradient is not finite."""
+    found = []
+    for checkpoint in CHECKPOINTS:
+        for split, rows in plan.splits.items():
+            for shard in rows.shards:
+                path = layout.gradients(checkpoint, split, shard.name)
+                if manifest_path(path).is_file():
+                    bad = read_manifest(path).record["flagged"]
+                    found += [FlaggedRow(split, row, f"loss or gradient not finite at {checkpoint}") for row in bad]
+    return found
+
+
+def unseen_share(layout: Layout) -> float:
+    """Share of the train rows that were not there when the projection (and the checkpoints before it) was fitted."""
+    _, projection = open_arrays(layout.projection("trained"), "projection")
+    _, hashes = open_arrays(layout.hashes, "rows")
+    seen = {bytes(row) for row in projection.read("seen")}
+    now = hashes.read("train")
+    return float(np.mean([bytes(row) not in seen for row in now])) if len(now) else 0.0
+
+
+def warnings(layout: Layout, plan: Plan, unseen: float) -> list[str]:
+    """What a reader must know before trusting the page."""
+    said = []
+    if unseen:
+        said.append(f"{unseen:.1%} of the train rows came after the checkpoints were made; `lowland run --refit` starts anew.")
+    verdict = open_artefact(layout.checkpoint("flat"), "checkpoint").record["choice"]["verdict"]
+    if "settled" not in verdict and "not watched" not in verdict:
+        said.append(f"The flat minimum: {verdict}.")
+    if not plan.labelled:
+        said.append("The task gives no labels, so no label is suggested.")
+    return said
+
+
+def provenance(layout: Layout) -> list[Made]:
+    """All artefacts, in the order in which they were written."""
+    made = []
+    for place in layout.results.rglob("*.json"):
+        manifest = _manifest(place)
+        if manifest is not None:
+            made.append((manifest.record["written"], str(place.relative_to(layout.results).with_name(manifest.name)), manifest))
+    return [_made(name, manifest) for _, name, manifest in sorted(made, key=lambda each: each[:2])]
+
+
+def _manifest(place: Path) -> Manifest | None:
+    try:
+        return read_manifest(place)
+    except StoreError:
+        return None
+
+
+def _made(name: str, manifest: Manifest) -> Made:
+    record: dict[str, Any] = manifest.record
+    by = f"{record['stage']} {record['code'][:8]}"
+    return Made(name, manifest.digest, by, record["written"], record["seconds"], manifest.bytes)

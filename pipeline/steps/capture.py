@@ -1,0 +1,88 @@
+"""From batches of rows to codes: model, engine and projection of a checkpoint, set up once and used for every batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from pipeline.config import Config
+from pipeline.core.capture.cover import Coverage, cover
+from pipeline.core.codec import Codec
+from pipeline.core.projection import Projection, make
+from pipeline.errors import InputError, LowlandError
+from pipeline.shards import Plan
+from pipeline.steps.stores import FINITE, NOT_FINITE, open_arrays
+from pipeline.steps.tasks import attributed, model_at
+from pipeline.storage.artefact import Manifest
+from pipeline.storage.layout import Layout
+from pipeline.tasks.base import Task
+from pipeline.tasks.checks import row_set
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Captured:
+    """What a batch of B rows gave: codes [B, K] float32, squared norms of the full gradients, losses, flags, each [B]."""
+
+    codes: Array
+    squared_norms: Array
+    losses: Array
+    flags: Array
+
+
+@dataclass(frozen=True)
+class Capturer:
+    """A model at a checkpoint, with what captures and projects its gradients."""
+
+    task: Task
+    model: nn.Module
+    coverage: Coverage
+    projection: Projection
+    left_out: list[str]
+
+    def capture(self, batch: Any, rows: int) -> Captured:
+        """The codes of a batch of `rows` rows; rows that are not finite are zero and flagged."""
+        dtype = next(self.model.parameters()).dtype
+        sketch = self.projection.sketch(rows, dtype=dtype, device=torch.device("cpu"))
+        losses = self.coverage.engine.capture(batch, sketch).double().numpy()
+        codes, norms = sketch.codes().float().numpy(), sketch.squared_norms().double().numpy()
+        finite = np.isfinite(losses) & np.isfinite(norms) & np.isfinite(codes).all(1)
+        codes = np.where(finite[:, None], codes, np.float32(0))
+        return Captured(codes, np.where(finite, norms, 0.0), losses, np.where(finite, FINITE, NOT_FINITE).astype(np.uint8))
+
+
+def set_up(task: Task, layout: Layout, config: Config, checkpoint: str, method: str, dimension: int, seed: int,
+           state: dict[str, Array] | None = None) -> Capturer:  # fmt: skip
+    """Model, engine and projection at a checkpoint."""
+    model = model_at(task, layout, checkpoint)
+    shapes, left_out = attributed(model, config.gradients.include, config.gradients.exclude)
+    probe = row_set(task, "train")
+    coverage = cover(model, task.loss, tuple(shapes), probe.batch(range(min(2, len(probe)))), config.gradients.engine)
+    return Capturer(task, model, coverage, make(method, shapes, dimension, seed, state), left_out)
+
+
+def set_up_fitted(task: Task, layout: Layout, config: Config, checkpoint: str) -> tuple[Capturer, Codec, Manifest]:
+    """The same with the projection and codec that were fitted for the checkpoint."""
+    manifest, arrays = open_arrays(layout.projection(checkpoint), "projection")
+    identity = manifest.identity
+    state = {name.removeprefix("state_"): arrays.read(name) for name in arrays.names() if name.startswith("state_")}
+    capturer = set_up(task, layout, config, checkpoint, identity["projection"]["method"],
+                      identity["projection"]["dimension"], identity["seed"], state)  # fmt: skip
+    return capturer, Codec(config.gradients.codec, arrays.read("column_scale")), manifest
+
+
+def naming_rows(error: LowlandError, what: str, start: int, stop: int) -> LowlandError:
+    """The error of a batch, with the rows that it met."""
+    kind = type(error) if isinstance(error, InputError) else LowlandError
+    return kind(f"{what}, rows {start} to {stop - 1}: {error}")
+
+
+def plan_rows(plan: Plan, split: str, shard: str) -> tuple[range, dict[str, Any]]:
+    """Positions of a planned shard's rows, and how its identity names them."""
+    planned = plan.splits[split].shard(shard)
+    return range(planned.start, planned.stop), {"start": planned.start, "stop": planned.stop, "content": planned.content}

@@ -1,0 +1,128 @@
+"""Evaluate: how well each score finds the rows whose given label differs from the true one, and what relabelling gets right.
+
+The only stage that reads true labels. Every table carries the simple controls: loss at the same checkpoint, gradient norm,
+nearest neighbours on the inputs, and the prediction itself.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.neighbors import KNeighborsClassifier
+
+from pipeline.core.agreement import auc, average_precision
+from pipeline.errors import DataError
+from pipeline.steps.job import Job
+from pipeline.steps.tasks import model_at, task_of, use_threads
+from pipeline.storage.artefact import open_artefact
+from pipeline.storage.tables import read_table, write_table
+from pipeline.tasks.base import Task
+from pipeline.tasks.checks import row_set
+
+Array = np.ndarray[Any, Any]
+
+METHODS = {
+    "s": ("FVM, set level (S)", "flat", False, 1),
+    "w": ("FVM, W", "flat", False, 1),
+    "loss_flat": ("loss", "flat", True, 1),
+    "norm_flat": ("gradient norm", "flat", True, 1),
+    "loss_trained": ("loss", "trained", True, 1),
+    "self_influence": ("self-influence", "trained", False, 1),
+    "tracin": ("TracIn, last checkpoint", "trained", False, -1),
+    "classical": ("classical influence", "trained", False, -1),
+}
+"""Column of scores.parquet: name, checkpoint, whether it is a simple control, and the sign that makes large suspicious."""
+
+
+def run(job: Job) -> None:
+    """Write `evaluation/mislabel.parquet` and `evaluation/relabel.parquet`."""
+    use_threads(job.config)
+    plan = job.plan()
+    task = task_of(job.config, plan)
+    if task.true_labels is None:
+        raise DataError("expected a task with true_labels to evaluate against, got one without; give it the property true_labels")
+    scores = read_table(job.layout.scores)
+    truth, given = np.asarray(task.true_labels), np.asarray(scores["given"])
+    judged = (truth >= 0) & (np.asarray(scores["flag"]) == 0)
+    wrong = truth != given
+    if not (judged & wrong).any() or not (judged & ~wrong).any():
+        raise DataError(f"expected both right and wrong labels to evaluate on, got {int((judged & wrong).sum())} wrong of {int(judged.sum())}")
+    identity = {"scores": open_artefact(job.layout.scores, "scores").digest, "evaluate": job.config.evaluate.plain()}
+    _write(job, "mislabel", identity, _mislabel(job, task, scores, wrong, judged))
+    if plan.labelled:
+        _write(job, "relabel", identity, _relabel(job, task, scores, truth, wrong & judged))
+
+
+def _write(job: Job, table: str, identity: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+    with job.writing(job.layout.evaluation(table), "evaluation", {**identity, "table": table}) as (path, record):
+        write_table(path, {name: [row[name] for row in rows] for name in rows[0]}, {"truth": "true labels, used here only"})
+        record["rows"] = rows
+
+
+def _mislabel(job: Job, task: Task, scores: dict[str, list[Any]], wrong: Array, judged: Array) -> list[dict[str, Any]]:
+    """AUC, average precision and recall at the noise rate of every score, wrong labels being the positives."""
+    methods = [(*METHODS[column], sign_of(column) * np.asarray(scores[column], float)) for column in METHODS]
+    neighbours = _neighbours(job, task, np.asarray(scores["given"]))
+    if neighbours is not None:
+        methods.append(("kNN on the inputs", "none", True, 1, neighbours))
+    rows = []
+    for name, checkpoint, control, _, values in methods:
+        if np.isfinite(values[judged]).all():
+            rows.append({"method": name, "checkpoint": checkpoint, "control": control, **_measures(values[judged], wrong[judged])})
+    return rows
+
+
+def sign_of(column: str) -> int:
+    """What to multiply a column with so that larger means more suspicious."""
+    return METHODS[column][3]
+
+
+def _measures(values: Array, wrong: Array) -> dict[str, float]:
+    worst = np.argsort(-values, kind="stable")[: int(wrong.sum())]
+    return {"auc": auc(values, wrong), "average_precision": average_precision(values, wrong), "recall_at_rate": float(wrong[worst].mean())}
+
+
+def _neighbours(job: Job, task: Task, given: Array) -> Array | None:
+    """Share of a row's nearest neighbours, itself left out, whose given label differs from its own; None for inputs of no fixed shape."""
+    rows = row_set(task, "train")
+    inputs = []
+    for i in range(len(rows)):
+        row = rows.row(i)
+        value = row[0] if isinstance(row, (tuple, list)) else None
+        if not isinstance(value, torch.Tensor) or (inputs and value.numel() != len(inputs[0])):
+            return None
+        inputs.append(value.detach().double().flatten().numpy())
+    count = min(job.config.evaluate.neighbours, len(inputs) - 1)
+    if count < 1:
+        return None
+    found = KNeighborsClassifier(n_neighbors=count).fit(np.stack(inputs), given).kneighbors(return_distance=False)
+    share: Array = (given[found] != given[:, None]).mean(1)
+    return share
+
+
+def _relabel(job: Job, task: Task, scores: dict[str, list[Any]], truth: Array, wrong: Array) -> list[dict[str, Any]]:
+    """Share of the truly mislabelled rows whose suggested label is the true one."""
+    suggestions = {
+        ("FVM, argmin of S over labels", "flat", False): np.asarray(scores["suggested"]),
+        ("prediction", "flat", True): np.asarray(scores["predicted"]),
+        ("prediction", "trained", True): _predictions(job, task, "trained"),
+    }
+    rows = []
+    for (method, checkpoint, control), labels in suggestions.items():
+        known = wrong & (labels >= 0)
+        accuracy = float((labels[known] == truth[known]).mean()) if known.any() else float("nan")
+        rows.append({"method": method, "checkpoint": checkpoint, "control": control, "accuracy": accuracy, "rows": int(known.sum())})
+    return rows
+
+
+def _predictions(job: Job, task: Task, checkpoint: str) -> Array:
+    """The most likely class of every train row, [N]."""
+    rows, model = row_set(task, "train"), model_at(task, job.layout, checkpoint)
+    found = []
+    for start in range(0, len(rows), job.config.compute.batch_rows):
+        indices = range(start, min(start + job.config.compute.batch_rows, len(rows)))
+        with torch.no_grad():
+            found.append(task.logits(model, rows.batch(indices)).argmax(1).numpy())
+    return np.concatenate(found)

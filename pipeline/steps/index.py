@@ -1,0 +1,75 @@
+"""Index: the train codes of a checkpoint in FAISS, and how much of the exact answer it finds.
+
+Recall is measured with preconditioned vectors of validation rows, as queries come; codes as queries would flatter it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from pipeline.core.agreement import recall_at_k
+from pipeline.core.influence import unit
+from pipeline.shards import sample
+from pipeline.steps.job import Job
+from pipeline.steps.retrieve import exact_search, index_search
+from pipeline.steps.stores import FINITE, CodeSet, blocks, open_arrays, open_codes, open_vectors
+from pipeline.storage import indexes
+from pipeline.storage.layout import METRIC_OF
+
+Array = np.ndarray[Any, Any]
+
+TRAINING_ROWS = 65_536
+RECALL_AT = 10
+
+
+def run(job: Job, checkpoint: str, metric: str) -> None:
+    """Write `index/<checkpoint>-<metric>.faiss`, with recall@10 before and after the rerank in its record."""
+    section, plan = job.config.index, job.plan()
+    codes, vectors = open_codes(job.layout, plan, checkpoint, "train"), open_vectors(job.layout, checkpoint)
+    finite = int(codes.finite().sum())
+    index = indexes.build(section.factory, len(codes.shards[0].codec.column_scale), finite,
+                          _blocks(job, codes, metric), _sample(job, codes, metric), job.config.compute.threads)  # fmt: skip
+    indexes.tune(index, section.probes, section.breadth)
+    identity = {"gradients": codes.digests(), "index": section.plain(), "metric": metric, "rows": finite}
+    with job.writing(job.layout.index(checkpoint, metric), "index", identity) as (path, record):
+        indexes.save(index, path)
+        record["vectors"] = vectors.manifest.digest
+        record["recall"] = _recall(job, index, codes, vectors, metric)
+        record["recall_rows"] = min(section.recall_rows, plan.splits["validation"].rows)
+    job.say(f"recall@{RECALL_AT} of {section.factory} against exact search: {record['recall']:.3f}")
+
+
+def _blocks(job: Job, codes: CodeSet, metric: str) -> Iterator[tuple[Array, Array]]:
+    progress = job.progress("indexing", codes.rows)
+    for positions, rows in blocks(codes):
+        yield positions, unit(rows).astype(np.float32) if metric == "cosine" else rows
+        progress.add(len(positions))
+
+
+def _sample(job: Job, codes: CodeSet, metric: str) -> Array:
+    """Rows to train quantisers on: all, or so many spread over the rows by a seeded stream."""
+    finite = np.nonzero(codes.finite())[0]
+    if len(finite) > TRAINING_ROWS:
+        finite = np.sort(np.random.default_rng([job.config.seed, len(finite)]).choice(finite, TRAINING_ROWS, replace=False))
+    rows = codes.gather(finite)
+    return unit(rows).astype(np.float32) if metric == "cosine" else rows
+
+
+def _recall(job: Job, index: Any, codes: CodeSet, vectors: Any, metric: str) -> float:
+    """recall@10 of top and bottom against exact search, after the rerank, over validation rows chosen by content."""
+    _, hashes = open_arrays(job.layout.hashes, "rows")
+    finite = np.nonzero(vectors.arrays.read("validation_flag") == FINITE)[0]
+    content = hashes.read("validation")[finite]
+    chosen = finite[sample([bytes(row) for row in content], job.config.index.recall_rows, job.config.seed)]
+    score = next(name for name, kind in METRIC_OF.items() if kind == metric)
+    queries = vectors.codes("validation", chosen) if metric == "cosine" else vectors.solved("validation", chosen)
+    k = min(RECALL_AT, int(codes.finite().sum()))
+    shares = []
+    for bottom in (False, True):
+        found = index_search(index, codes, score, queries, k, bottom, job.config.index.oversample)
+        exact = exact_search(codes, score, queries, k, bottom)
+        shares.append(recall_at_k(found.ids, exact.ids))
+    return float(np.mean(shares))

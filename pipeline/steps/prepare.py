@@ -1,0 +1,93 @@
+"""Prepare: look at the task's rows, give each its content hash, and cut them into shards.
+
+Runs whenever the workflow is parsed. While the stamp of the plan (task, code, sources) is the same, nothing is read.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from pipeline.config import TaskSection
+from pipeline.errors import StoreError, TaskError
+from pipeline.shards import Plan, cut
+from pipeline.steps.freshness import stamp_of, stamp_of_files
+from pipeline.steps.job import Job
+from pipeline.steps.tasks import load_task
+from pipeline.storage.arrays import write_arrays
+from pipeline.storage.artefact import read_manifest, write_whole
+from pipeline.storage.layout import Layout
+from pipeline.tasks.base import Task
+from pipeline.tasks.checks import Facts, check_task, row_set
+
+SPLITS = ("train", "validation", "query")
+
+
+def run(job: Job) -> None:
+    """Write `prepare/rows.zarr` and `prepare/plan.json`, unless they are up to date."""
+    section = job.config.task
+    task = load_task(section)
+    stamp = stamp_of(job.config, _sources(task))
+    if _is_current(job.layout, stamp):
+        return
+    facts = check_task(task)
+    _check_trainable(section, facts)
+    hashes = {split: _hashes(job, task, split) for split in SPLITS}
+    _write_rows(job, task, facts, hashes)
+    plan = Plan(
+        splits={split: cut(hashes[split], job.config.plan.shard_rows) for split in SPLITS},
+        classes=(facts.class_names or ()) if facts.classifies else (),
+        labelled=facts.labelled and facts.classifies,
+        trains=facts.trains,
+        truth=facts.truth_known,
+        data=section.data,
+        stamp=stamp,
+    )
+    write_whole(job.layout.plan, plan.save())
+    sizes = ", ".join(f"{plan.splits[split].rows} {split}" for split in SPLITS)
+    job.say(f"planned {sizes} rows in {sum(len(plan.splits[split].shards) for split in SPLITS)} shards")
+
+
+def _sources(task: Task) -> Any:
+    """A text of the task's own, or the stamp of its files; None: the rows are looked at each time."""
+    sources = task.sources()
+    return sources if sources is None or isinstance(sources, str) else stamp_of_files(sources)
+
+
+def _is_current(layout: Layout, stamp: dict[str, Any]) -> bool:
+    """Whether the plan was made from just this."""
+    try:
+        current = Plan.load(layout.plan).stamp == stamp
+        read_manifest(layout.hashes)
+    except StoreError:
+        return False
+    return current and stamp["sources"] is not None
+
+
+def _check_trainable(section: TaskSection, facts: Facts) -> None:
+    if section.checkpoint is None and not facts.trains:
+        raise TaskError(
+            "expected a trained model, got neither task.checkpoint in the config nor a method train(self, model) in the task; "
+            "name the file of your weights, or write `train`"
+        )
+
+
+def _hashes(job: Job, task: Task, split: str) -> list[bytes]:
+    rows = row_set(task, split)
+    progress = job.progress(f"hashing {split} rows", len(rows))
+    hashes = []
+    for i in range(len(rows)):
+        hashes.append(rows.digest(i))
+        progress.add()
+    return hashes
+
+
+def _write_rows(job: Job, task: Task, facts: Facts, hashes: dict[str, list[bytes]]) -> None:
+    """Hashes [n, 16] of each split, and the given labels [N] (-1 without)."""
+    labels = task.labels if facts.labelled else None
+    arrays = {split: np.frombuffer(b"".join(values), np.uint8).reshape(len(values), 16) for split, values in hashes.items()}
+    arrays["train_label"] = np.full(facts.train, -1) if labels is None else np.asarray(labels, np.int64)
+    identity = {split: cut(values, max(1, len(values))).content for split, values in hashes.items()}
+    with job.writing(job.layout.hashes, "rows", identity) as (path, _):
+        write_arrays(path, arrays)

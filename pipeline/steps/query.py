@@ -1,0 +1,140 @@
+"""Query: the k most helpful and most harmful train rows of every declared query row, and the live form of the same.
+
+Live answers need the stores only: a row that the run knows is answered without torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pipeline.config import CURVATURE_SPLIT, parse_score
+from pipeline.core.influence import SIGNED
+from pipeline.errors import DataError
+from pipeline.shards import Plan
+from pipeline.steps.job import Job
+from pipeline.steps.retrieve import Ranked, exact_search, index_search
+from pipeline.steps.stores import FINITE, CodeSet, open_codes, open_preconditioner, open_vectors
+from pipeline.storage import indexes
+from pipeline.storage.artefact import manifest_path, open_artefact
+from pipeline.storage.layout import METRIC_OF, Layout
+from pipeline.storage.tables import write_table
+
+Array = np.ndarray[Any, Any]
+
+SIGN = {
+    True: "signed: positive where training on the row lowered the query's loss (it helped), negative where it raised it",
+    False: "unsigned: larger where the row matters more, in either direction",
+}
+DIRECTIONS = ("top", "bottom")
+
+
+@dataclass(frozen=True)
+class Stores:
+    """What answers a score at a checkpoint: the train codes, and the index where there is one."""
+
+    score: str
+    checkpoint: str
+    codes: CodeSet
+    index: Any
+    oversample: int
+
+    def answer(self, queries: Array, k: int, bottom: bool, exact: bool = False) -> Ranked:
+        """The k best (or worst) rows of each query vector [q, K].
+
+        Raises:
+            DataError: fewer rows than k can be ranked.
+        """
+        rows = int(self.codes.finite().sum())
+        if not 1 <= k <= rows:
+            raise DataError(f"expected k from 1 to {rows}, the train rows that can be ranked, got {k}; ask for fewer")
+        if exact or self.index is None:
+            return exact_search(self.codes, self.score, queries, k, bottom)
+        return index_search(self.index, self.codes, self.score, queries, k, bottom, self.oversample)
+
+
+def open_stores(layout: Layout, plan: Plan, text: str) -> Stores:
+    """What answers a score such as "influence@trained"; without an index of its kind, all codes are scanned."""
+    score, checkpoint = parse_score(text)
+    codes = open_codes(layout, plan, checkpoint, "train")
+    path = layout.index(checkpoint, METRIC_OF[score])
+    if not manifest_path(path).exists():
+        return Stores(score, checkpoint, codes, None, 1)
+    manifest = open_artefact(path, "index")
+    if manifest.identity["gradients"] != codes.digests():
+        return Stores(score, checkpoint, codes, None, 1)
+    section = manifest.identity["index"]
+    index = indexes.load(path)
+    indexes.tune(index, section["probes"], section["breadth"])
+    return Stores(score, checkpoint, codes, index, section["oversample"])
+
+
+def query_vectors(layout: Layout, plan: Plan, text: str, split: str, rows: Array) -> Array:
+    """What the rows of a split ask with under a score: u = H^-1 g, or g itself for cosine, [q, K].
+
+    Raises:
+        DataError: a row outside the split, or one whose gradient is not finite.
+    """
+    score, checkpoint = parse_score(text)
+    count = plan.splits[split].rows
+    for row in rows:
+        if not 0 <= row < count:
+            raise DataError(f"expected a {split} row from 0 to {count - 1}, got {row}; ask for one of these" if count else
+                            f"expected {split} rows in the task, got none; ask for validation:ROW or train:ROW")  # fmt: skip
+    if split == "train":
+        codes = open_codes(layout, plan, checkpoint, "train")
+        _check_finite(split, rows, np.isin(rows, np.nonzero(codes.finite())[0]))
+        gradients = codes.gather(rows).astype(np.float64)
+        return gradients if score == "cosine" else precondition(layout, checkpoint, gradients)
+    vectors = open_vectors(layout, checkpoint)
+    _check_finite(split, rows, vectors.arrays.read(f"{split}_flag", rows) == FINITE)
+    return vectors.codes(split, rows) if score == "cosine" else vectors.solved(split, rows)
+
+
+def precondition(layout: Layout, checkpoint: str, gradients: Array) -> Array:
+    """u = H^-1 g with the curvature that belongs to a checkpoint, [q, K]."""
+    preconditioner, _ = open_preconditioner(layout, checkpoint, CURVATURE_SPLIT[checkpoint])
+    return preconditioner.solve(gradients)
+
+
+def _check_finite(split: str, rows: Array, finite: Array) -> None:
+    if not finite.all():
+        raise DataError(f"expected a finite gradient of {split} row {rows[~finite][0]}, got none: its loss or gradient is NaN or infinite")
+
+
+def run(job: Job) -> None:
+    """Write `query/topk.parquet`, key (query, score, direction, rank)."""
+    section, plan = job.config.query, job.plan()
+    columns: dict[str, list[Any]] = {name: [] for name in ("query", "score", "direction", "rank", "row", "value")}
+    digests = {}
+    progress = job.progress("queries", plan.splits["query"].rows * len(section.scores) * 2, "answers")
+    for text in section.scores:
+        stores = open_stores(job.layout, plan, text)
+        digests[text] = stores.codes.digests()
+        rows = _finite_queries(job, stores.checkpoint, plan)
+        if not len(rows):
+            continue
+        k = min(section.k, int(stores.codes.finite().sum()))
+        queries = query_vectors(job.layout, plan, text, "query", rows)
+        for direction in DIRECTIONS if SIGNED[stores.score] else DIRECTIONS[:1]:
+            _append(columns, text, direction, rows, stores.answer(queries, k, direction == "bottom"))
+            progress.add(len(rows))
+    identity = {"scores": digests, "query": section.plain(), "content": plan.splits["query"].content}
+    with job.writing(job.layout.topk, "query", identity) as (path, _):
+        notes = {text: SIGN[SIGNED[parse_score(text)[0]]] for text in section.scores}
+        write_table(path, columns, notes)
+
+
+def _finite_queries(job: Job, checkpoint: str, plan: Plan) -> Array:
+    if not plan.splits["query"].rows:
+        return np.zeros(0, np.int64)
+    return np.nonzero(open_vectors(job.layout, checkpoint).arrays.read("query_flag") == FINITE)[0]
+
+
+def _append(columns: dict[str, list[Any]], text: str, direction: str, rows: Array, ranked: Ranked) -> None:
+    for row, ids, scores in zip(rows, ranked.ids, ranked.scores, strict=True):
+        for rank, (found, score) in enumerate(zip(ids, scores, strict=True), 1):
+            for name, value in zip(columns, (int(row), text, direction, rank, int(found), float(score)), strict=True):
+                columns[name].append(value)

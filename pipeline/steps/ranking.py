@@ -1,0 +1,72 @@
+"""The suspects: rows of the score table in order, with names of labels. Needs no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pipeline.core.influence import order
+from pipeline.errors import DataError
+from pipeline.shards import Plan
+from pipeline.storage.artefact import open_artefact
+from pipeline.storage.layout import Layout
+from pipeline.storage.tables import read_table
+
+COLUMN = {
+    "s": "S (FVM, set level) at flat",
+    "w": "W (FVM) at flat",
+    "loss_flat": "loss at flat",
+    "loss_trained": "loss at trained",
+    "self_influence": "self-influence at trained",
+    "margin": "margin S(given) - S(suggested) at flat",
+}
+"""Columns of scores.parquet by which suspects can be ranked, larger being more suspicious."""
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A suspect; labels are names, None where unknown."""
+
+    rank: int
+    row: int
+    score: float
+    given: str | None
+    suggested: str | None
+    margin: float | None
+    loss: float
+
+    def plain(self) -> dict[str, Any]:
+        """As a row of a table."""
+        return dict(self.__dict__)
+
+
+def read_suspects(layout: Layout, plan: Plan, column: str, top: int) -> list[Ranked]:
+    """The `top` rows with the largest score; rows without a finite one are left out.
+
+    Raises:
+        DataError: more rows are asked for than can be ranked.
+        StoreError: there are no scores.
+    """
+    open_artefact(layout.scores, "scores")
+    table = read_table(layout.scores)
+    scores = np.array([np.nan if value is None else value for value in table[column]], float)
+    known = np.nonzero(np.isfinite(scores))[0]
+    if top > len(known):
+        raise DataError(f"expected --top from 1 to {len(known)}, the rows that have a score, got {top}; ask for fewer")
+    best = known[order(scores[known], known)[:top]]
+    return [_ranked(rank, int(row), float(scores[row]), table, plan) for rank, row in enumerate(best, 1)]
+
+
+def _ranked(rank: int, row: int, score: float, table: dict[str, list[Any]], plan: Plan) -> Ranked:
+    suggested = table["suggested"][row] if plan.labelled else -1
+    return Ranked(
+        rank=rank,
+        row=row,
+        score=score,
+        given=plan.classes[table["given"][row]] if plan.labelled else None,
+        suggested=plan.classes[suggested] if suggested >= 0 else None,
+        margin=float(table["margin"][row]) if suggested >= 0 else None,
+        loss=float(table["loss_flat"][row]),
+    )

@@ -1,0 +1,216 @@
+"""Opening what earlier stages left: completeness, provenance and decoding in one place. Needs no torch.
+
+A reader names what it expects (checkpoint, split); shards of one split must share everything but their rows, and must be
+those that the plan lists. Otherwise the answer would mix two things, and is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.core.codec import Codec
+from pipeline.core.curvature import Spectrum
+from pipeline.core.preconditioner import Preconditioner
+from pipeline.errors import StoreError
+from pipeline.shards import Plan
+from pipeline.storage.arrays import Arrays
+from pipeline.storage.artefact import Manifest, open_artefact
+from pipeline.storage.layout import Layout
+
+Array = np.ndarray[Any, Any]
+
+FINITE, NOT_FINITE = 0, 1
+"""Flags of a row: its loss and gradient are numbers; or not, and then it is kept out of curvature and index."""
+
+
+def open_arrays(path: Path, kind: str) -> tuple[Manifest, Arrays]:
+    """A Zarr artefact, complete."""
+    return open_artefact(path, kind), Arrays(path)
+
+
+@dataclass(frozen=True)
+class CodeShard:
+    """The codes of some rows of a split: positions [start, start + n) unless `positions` says otherwise."""
+
+    path: Path
+    manifest: Manifest
+    start: int
+    codec: Codec
+
+    @cached_property
+    def arrays(self) -> Arrays:
+        """The stored arrays, opened when first needed."""
+        return Arrays(self.path)
+
+    def codes(self, rows: slice | Array | None = None) -> Array:
+        """Decoded codes, float32: [n, K], or [n, C, K] of a shard of candidates."""
+        values, scale = self.arrays.read("codes", rows), self.arrays.read("row_scale", rows)
+        if values.ndim == 2:
+            return self.codec.decode(values, scale)
+        flat = self.codec.decode(values.reshape(-1, values.shape[-1]), scale.reshape(-1))
+        return flat.reshape(values.shape)
+
+    def read(self, name: str) -> Array:
+        """Another array of the shard, whole."""
+        return self.arrays.read(name)
+
+    @cached_property
+    def positions(self) -> Array:
+        """Positions of the shard's rows in the split, [n]."""
+        if "position" in self.arrays:
+            return self.arrays.read("position")
+        return np.arange(self.start, self.start + self.arrays.rows("codes"))
+
+    @cached_property
+    def finite(self) -> Array:
+        """Which rows are numbers, [n] bool."""
+        return self.arrays.read("flag") == FINITE
+
+
+@dataclass(frozen=True)
+class CodeSet:
+    """All shards of a split at a checkpoint."""
+
+    shards: tuple[CodeShard, ...]
+    rows: int
+
+    @property
+    def manifests(self) -> list[Manifest]:
+        """The shards' manifests, in order."""
+        return [shard.manifest for shard in self.shards]
+
+    def digests(self) -> list[str]:
+        """What the shards are, for the identity of what is made from them."""
+        return [manifest.digest for manifest in self.manifests]
+
+    def column(self, name: str) -> Array:
+        """One array over all shards, [N, ...]."""
+        return np.concatenate([shard.read(name) for shard in self.shards])
+
+    def codes(self) -> Array:
+        """All decoded codes, [N, K] float32: for splits that fit into memory."""
+        return np.concatenate([shard.codes() for shard in self.shards])
+
+    def finite(self) -> Array:
+        """Which rows are numbers, [N] bool."""
+        return np.concatenate([shard.finite for shard in self.shards])
+
+    def gather(self, positions: Array) -> Array:
+        """Decoded codes of some positions, in their order, [p, K] float32."""
+        positions = np.asarray(positions)
+        starts = np.array([shard.start for shard in self.shards])
+        owner = np.searchsorted(starts, positions, side="right") - 1
+        out: Array | None = None
+        for i in np.unique(owner):
+            mine = np.nonzero(owner == i)[0]
+            wanted, inverse = np.unique(positions[mine] - starts[i], return_inverse=True)
+            codes = self.shards[i].codes(wanted)[inverse]
+            out = np.empty((len(positions), codes.shape[1]), np.float32) if out is None else out
+            out[mine] = codes
+        if out is None:
+            raise StoreError("expected at least one row to gather, got none")
+        return out
+
+
+def open_codes(layout: Layout, plan: Plan, checkpoint: str, split: str) -> CodeSet:
+    """The gradients of a split at a checkpoint.
+
+    Raises:
+        StoreError: a shard is missing, damaged, of other rows than planned, or made from something else than the others.
+    """
+    paths = [layout.gradients(checkpoint, split, shard.name) for shard in plan.splits[split].shards]
+    return _open_set(layout, plan, checkpoint, split, paths, "gradients")
+
+
+def open_candidates(layout: Layout, plan: Plan, checkpoint: str, split: str) -> CodeSet:
+    """The gradients of a split's rows under every label."""
+    paths = [layout.candidates(checkpoint, split, shard.name) for shard in plan.splits[split].shards]
+    return _open_set(layout, plan, checkpoint, split, paths, "candidates")
+
+
+def _open_set(layout: Layout, plan: Plan, checkpoint: str, split: str, paths: list[Path], kind: str) -> CodeSet:
+    codec, projection = open_codec(layout, checkpoint)
+    shards = []
+    for planned, path in zip(plan.splits[split].shards, paths, strict=True):
+        manifest = open_artefact(path, kind)
+        _check_rows(path, manifest, planned.start, planned.stop, planned.content)
+        shards.append(CodeShard(path, manifest, planned.start, codec))
+    for shard in shards:
+        check_same(shards[0].path, common(shards[0].manifest), shard.path, common(shard.manifest))
+        if shard.manifest.identity["projection"] != projection.digest:
+            raise StoreError(
+                f"expected {shard.path} made with the projection at {layout.projection(checkpoint)}, got another one; "
+                "run `lowland run`"
+            )
+    return CodeSet(tuple(shards), plan.splits[split].rows)
+
+
+def common(manifest: Manifest) -> dict[str, Any]:
+    """What the shards of one split share: their identity without the rows."""
+    return {key: value for key, value in manifest.identity.items() if key not in ("rows", "shard")}
+
+
+def check_same(first: Path, expected: dict[str, Any], second: Path, got: dict[str, Any]) -> None:
+    """Refuse to mix two identities, naming what differs."""
+    if expected != got:
+        differing = sorted(key for key in {*expected, *got} if expected.get(key) != got.get(key))
+        raise StoreError(
+            f"expected stores of one provenance, got {first} and {second}, which differ in {', '.join(differing)}; "
+            "run `lowland run` to make them anew"
+        )
+
+
+def _check_rows(path: Path, manifest: Manifest, start: int, stop: int, content: str) -> None:
+    planned = {"start": start, "stop": stop, "content": content}
+    if manifest.identity["rows"] != planned:
+        got = manifest.identity["rows"]
+        what = "other contents" if (got["start"], got["stop"]) == (start, stop) else f"rows {got['start']} to {got['stop'] - 1}"
+        raise StoreError(f"expected rows {start} to {stop - 1} as planned in {path}, got {what}; run `lowland run`")
+
+
+def open_codec(layout: Layout, checkpoint: str) -> tuple[Codec, Manifest]:
+    """The codec that was fitted with the projection of a checkpoint."""
+    manifest, arrays = open_arrays(layout.projection(checkpoint), "projection")
+    return Codec(manifest.identity["gradients"]["codec"], arrays.read("column_scale")), manifest
+
+
+def open_preconditioner(layout: Layout, checkpoint: str, split: str) -> tuple[Preconditioner, Manifest]:
+    """H^-1 of a split's curvature at a checkpoint."""
+    manifest, arrays = open_arrays(layout.curvature(checkpoint, split), "curvature")
+    values = arrays.read("values")
+    vectors = arrays.read("vectors") if "vectors" in arrays else None
+    spectrum = Spectrum(values, vectors, manifest.identity["rows"])
+    return Preconditioner(spectrum, float(arrays.read("damping")[0])), manifest
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """Rows that may be asked about, as they are and preconditioned, float64."""
+
+    manifest: Manifest
+    arrays: Arrays
+
+    def codes(self, split: str, rows: Array | slice | None = None) -> Array:
+        """g, [n, K]."""
+        return self.arrays.read(f"{split}_code", rows)
+
+    def solved(self, split: str, rows: Array | slice | None = None) -> Array:
+        """u = H^-1 g, [n, K]."""
+        return self.arrays.read(f"{split}_solved", rows)
+
+
+def open_vectors(layout: Layout, checkpoint: str) -> Vectors:
+    """The vectors of validation and query rows at a checkpoint."""
+    return Vectors(*open_arrays(layout.vectors(checkpoint), "vectors"))
+
+
+def blocks(codes: CodeSet) -> Iterator[tuple[Array, Array]]:
+    """Positions and decoded codes of finite rows, a shard at a time: [n], [n, K]."""
+    for shard in codes.shards:
+        yield shard.positions[shard.finite], shard.codes()[shard.finite]

@@ -1,0 +1,19 @@
+# Scores against true labels: the only stage that reads them.
+rule evaluate:
+    input:
+        scores="results/scores/scores.json",
+        trained="results/checkpoints/trained.json",
+    output:
+        mislabel="results/evaluation/mislabel.json",
+    params:
+        config=sections("evaluate"),
+        code=code("evaluate"),
+    log:
+        "logs/evaluate.log",
+    benchmark:
+        "benchmarks/evaluate.tsv"
+    threads: CONFIG.compute.threads
+    resources:
+        mem_mb=4000,
+    shell:
+        "{LOWLAND} stage evaluate --config {params.config:q} 2>&1 | tee {log:q}"

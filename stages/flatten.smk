@@ -1,0 +1,19 @@
+# The flat validation minimum, from the trained weights and the clean validation rows.
+rule flatten:
+    input:
+        trained="results/checkpoints/trained.json",
+    output:
+        manifest="results/checkpoints/flat.json",
+    params:
+        config=sections("flatten"),
+        code=code("flatten"),
+        content=content("validation"),
+    log:
+        "logs/flatten.log",
+    benchmark:
+        "benchmarks/flatten.tsv"
+    threads: CONFIG.compute.threads
+    resources:
+        mem_mb=4000,
+    shell:
+        "{LOWLAND} stage flatten --config {params.config:q} 2>&1 | tee {log:q}"

@@ -1,0 +1,20 @@
+# FAISS indexes of the train codes; the preconditioned validation vectors measure their recall.
+rule index:
+    input:
+        gradients=lambda wildcards: shards_of("gradients", wildcards.checkpoint, "train"),
+        vectors="results/vectors/{checkpoint}.json",
+    output:
+        manifest="results/index/{checkpoint}-{metric}.json",
+    params:
+        config=sections("index"),
+        code=code("index"),
+    log:
+        "logs/index/{checkpoint}-{metric}.log",
+    benchmark:
+        "benchmarks/index/{checkpoint}-{metric}.tsv"
+    threads: CONFIG.compute.threads
+    resources:
+        mem_mb=4000,
+    shell:
+        "{LOWLAND} stage index --checkpoint {wildcards.checkpoint} --metric {wildcards.metric}"
+        " --config {params.config:q} 2>&1 | tee {log:q}"
