@@ -1,0 +1,1 @@
+"""What is attributed: the Task contract and the built-in tasks."""

