@@ -63,7 +63,10 @@ def _module(path: Path, _changed_ns: int) -> tuple[str, tuple[Path, ...]]:
 
 
 def _drop_docstring(node: ast.AST) -> None:
-    if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and ast.get_docstring(node) is not None:
+    if (
+        isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
+        and ast.get_docstring(node) is not None
+    ):
         node.body = node.body[1:]
 
 
@@ -84,7 +87,8 @@ def _files_of(name: str, directory: Path) -> Iterable[Path]:
     root = PACKAGE.parent if inside else directory
     if not inside and PACKAGE in (directory, *directory.parents):
         return
-    for depth in range(1, len(parts) + 1):
+    # The package's own __init__ holds the version alone: a release is no reason to compute anything again.
+    for depth in range(2 if inside else 1, len(parts) + 1):
         base = root.joinpath(*parts[:depth])
         for file in (base.with_suffix(".py"), base / "__init__.py"):
             if file.is_file():

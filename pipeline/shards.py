@@ -2,7 +2,8 @@
 
 The Snakefile needs shards before anything ran, so the plan is brought up to date while it is parsed and is read by all
 jobs. A *row* has a stable id: its position in the user's dataset, and a hash of its content. A shard is a range of
-positions with the hash of its rows: when rows are appended, only new shards (and the last one, if it was partial) differ.
+positions with the hash of its rows: when rows are appended, only new shards (and the last one, if it was partial)
+differ.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class Plan:
         classes: names of the C classes; empty where the task is no classification.
         labelled: whether the task gives labels for its train rows, so that relabelling is possible.
         trains: whether the task brings its own training.
-        truth: whether true labels are known, for evaluation.
+        truth: digest of the true labels, for evaluation; empty where they are not known.
         data: the task's keyword arguments that only say which rows there are.
         stamp: what the plan was made from; while it stays the same, rows are not read again.
     """
@@ -68,7 +69,7 @@ class Plan:
     classes: tuple[str, ...]
     labelled: bool
     trains: bool
-    truth: bool
+    truth: str
     data: dict[str, Any]
     stamp: dict[str, Any]
 
@@ -93,7 +94,9 @@ class Plan:
             }
             return Plan(splits=splits, classes=tuple(value.pop("classes")), **value)
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise StoreError(f"expected the plan of a run at {path}, got none that can be read; run `lowland run` there") from error
+            raise StoreError(
+                f"expected the plan of a run at {path}, got none that can be read; run `lowland run` there"
+            ) from error
 
 
 def cut(hashes: Sequence[bytes], shard_rows: int) -> Split:
@@ -107,7 +110,9 @@ def cut(hashes: Sequence[bytes], shard_rows: int) -> Split:
     """
     starts = range(0, len(hashes), shard_rows)
     shards = [
-        Shard(f"{i:05d}", start, min(start + shard_rows, len(hashes)), digest_bytes(*hashes[start : start + shard_rows]))
+        Shard(
+            f"{i:05d}", start, min(start + shard_rows, len(hashes)), digest_bytes(*hashes[start : start + shard_rows])
+        )
         for i, start in enumerate(starts)
     ]
     return Split(len(hashes), digest_value([shard.content for shard in shards]), tuple(shards))
@@ -121,5 +126,7 @@ def sample(hashes: Sequence[bytes], count: int, seed: int) -> list[int]:
     >>> sample([b"a", b"b", b"c"], 2, seed=0) == sorted(sample([b"a", b"b", b"c"], 2, seed=0))
     True
     """
-    order = sorted(range(len(hashes)), key=lambda i: (digest_bytes(seed.to_bytes(8, "little", signed=True), hashes[i]), i))
+    order = sorted(
+        range(len(hashes)), key=lambda i: (digest_bytes(seed.to_bytes(8, "little", signed=True), hashes[i]), i)
+    )
     return sorted(order[:count])

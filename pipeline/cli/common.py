@@ -26,7 +26,10 @@ def layout_of(run: Path) -> Layout:
     """
     layout = Layout(run)
     if not layout.plan.is_file():
-        raise StoreError(f"expected the directory of a run, got {run}, which has no {layout.plan.relative_to(run)}; run `lowland run --workdir {run}`")
+        raise StoreError(
+            f"expected the directory of a run, got {run}, which has no {layout.plan.relative_to(run)}; run `lowland "
+            f"run --workdir {run}`"
+        )
     return layout
 
 
@@ -43,7 +46,10 @@ def show(rows: Sequence[dict[str, Any]], as_json: bool, header: str) -> None:
     widths = [max(len(names[i]), *(len(line[i]) for line in cells)) for i in range(len(names))]
     numeric = [isinstance(value, (int, float)) and not isinstance(value, bool) for value in rows[0].values()]
     for line in (names, *cells):
-        padded = [text.rjust(width) if right else text.ljust(width) for text, width, right in zip(line, widths, numeric, strict=True)]
+        padded = [
+            text.rjust(width) if right else text.ljust(width)
+            for text, width, right in zip(line, widths, numeric, strict=True)
+        ]
         click.echo("  ".join(padded).rstrip())
 
 

@@ -25,9 +25,17 @@ def evaluate(run: Path, as_json: bool) -> None:
     """Judge every score of RUN against the task's true labels. Only this command reads them."""
     layout = layout_of(run)
     if not Plan.load(layout.plan).truth:
-        raise DataError("expected a task with true_labels to evaluate against, got one without; give it the property true_labels")
+        raise DataError(
+            "expected a task with true_labels to evaluate against, got one without; give it the property true_labels"
+        )
     drive(run, ["--cores", "1"], ["results/evaluation/mislabel.json"])
     for table, header in HEADERS.items():
         path = layout.evaluation(table)
         if manifest_path(path).is_file():
-            show(open_artefact(path, "evaluation").record["rows"], as_json, header)
+            rows = open_artefact(path, "evaluation").record["rows"]
+            if not rows:
+                raise DataError(
+                    "expected both right and wrong labels to evaluate on, got only one kind; compare true_labels with "
+                    "labels"
+                )
+            show(rows, as_json, header)

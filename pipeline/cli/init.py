@@ -18,8 +18,13 @@ def init(directory: Path) -> None:
     files = {"my_task.py": task_template(), "my_task.yaml": config_template()}
     taken = [name for name in files if (directory / name).exists()]
     if taken:
-        raise InputError(f"expected no {taken[0]} in {directory}, got one; choose another directory, nothing was overwritten")
+        raise InputError(
+            f"expected no {taken[0]} in {directory}, got one; choose another directory, nothing was overwritten"
+        )
     directory.mkdir(parents=True, exist_ok=True)
     for name, text in files.items():
         (directory / name).write_text(text, encoding="utf-8")
-    click.echo(f"wrote {directory / 'my_task.py'} and {directory / 'my_task.yaml'}; next: lowland run -c {directory / 'my_task.yaml'}")
+    click.echo(
+        f"wrote {directory / 'my_task.py'} and {directory / 'my_task.yaml'}; next: lowland run -c "
+        f"{directory / 'my_task.yaml'}"
+    )

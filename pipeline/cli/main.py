@@ -1,4 +1,4 @@
-"""The command `lowland`. Commands import what they need when they are called, so that help and queries start at once."""
+"""The command `lowland`. Commands import what they need when called, so that help and queries start at once."""
 
 from __future__ import annotations
 
@@ -62,13 +62,26 @@ def main(arguments: list[str] | None = None) -> None:
         lowland.main(args=arguments, prog_name="lowland", standalone_mode=False)
     except click.exceptions.Abort:
         _end("interrupted", 130)
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         sys.exit(error.exit_code)
+    except click.ClickException as error:
+        _end(f"{_sentence(error.format_message())}; see `{_path(error)} --help`", error.exit_code)
     except LowlandError as error:
         _end(str(error), error.exit_code)
     except OSError as error:
         _end_of_os(error)
+
+
+def _sentence(text: str) -> str:
+    """What click says, in one line without its full stop."""
+    line = " ".join(text.split()).removesuffix(".")
+    return line[:1].lower() + line[1:]
+
+
+def _path(error: click.ClickException) -> str:
+    context = getattr(error, "ctx", None)
+    return context.command_path if context else "lowland"
 
 
 def _end_of_os(error: OSError) -> Any:

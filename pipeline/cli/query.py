@@ -21,15 +21,34 @@ from pipeline.storage.layout import Layout
 @click.command()
 @RUN
 @click.option("--row", metavar="SPLIT:ROW", help="A row that the run knows: query:17, validation:3 or train:5.")
-@click.option("--input", "file", type=click.Path(path_type=Path), help="A point that no set contains: .npy, .json, .png, .txt, as the task reads them.")
+@click.option(
+    "--input",
+    "file",
+    type=click.Path(path_type=Path),
+    help="A point that no set contains: .npy, .json, .png, .txt, as the task reads them.",
+)
 @click.option("--label", help="Label of --input. [default: the model's own prediction]")
 @click.option("-k", default=10, show_default=True, help="How many rows.")
-@click.option("--score", default="influence", show_default=True, help="influence (signed, at trained), fvm (unsigned, at flat) or cosine; with @trained or @flat to choose.")
+@click.option(
+    "--score",
+    default="influence",
+    show_default=True,
+    help="influence (signed, at trained), fvm (unsigned, at flat) or cosine; with @trained or @flat to choose.",
+)
 @click.option("--bottom", is_flag=True, help="The most harmful rows instead of the most helpful.")
 @click.option("--exact", is_flag=True, help="Scan all codes instead of asking the index.")
 @JSON
-def query(run: Path, row: str | None, file: Path | None, label: str | None, k: int, score: str, bottom: bool, exact: bool,
-          as_json: bool) -> None:  # fmt: skip
+def query(
+    run: Path,
+    row: str | None,
+    file: Path | None,
+    label: str | None,
+    k: int,
+    score: str,
+    bottom: bool,
+    exact: bool,
+    as_json: bool,
+) -> None:
     """The training rows that mattered most for one prediction, best first.
 
     A signed score is positive where training on the row lowered the query's loss (it helped). Answers come from the
@@ -45,7 +64,9 @@ def query(run: Path, row: str | None, file: Path | None, label: str | None, k: i
     name, checkpoint = settings.parse_score(score)
     text = f"{name}@{checkpoint}"
     if (row is None) == (file is None):
-        raise DataError("expected either --row SPLIT:ROW or --input FILE, got " + ("both" if row else "neither") + "; give one")
+        raise DataError(
+            "expected either --row SPLIT:ROW or --input FILE, got " + ("both" if row else "neither") + "; give one"
+        )
     stores = open_stores(layout, plan, text)
     if file is not None:
         from pipeline.steps.unseen import unseen_vector
@@ -69,14 +90,17 @@ def query(run: Path, row: str | None, file: Path | None, label: str | None, k: i
 
 
 def parse_row(text: str) -> tuple[str, int]:
-    """ "query:17" as ("query", 17).
+    """The row "query:17" as ("query", 17).
 
     Raises:
         DataError: another form.
     """
     split, colon, position = text.partition(":")
     if not colon or split not in settings.SPLITS or not position.lstrip("-").isdecimal():
-        raise DataError(f"expected a row such as query:17, validation:3 or train:5, got {text!r}{settings.nearest(split, settings.SPLITS)}")
+        raise DataError(
+            "expected a row such as query:17, validation:3 or train:5, got "
+            f"{text!r}{settings.nearest(split, settings.SPLITS)}"
+        )
     return split, int(position)
 
 

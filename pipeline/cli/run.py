@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +25,33 @@ STAGE = click.Choice([name for name in settings.STAGES if name != "prepare"])
 
 
 @click.command()
-@click.option("-c", "--config", "config_file", type=click.Path(path_type=Path), help="Your YAML file; it names only what differs from the defaults. [default: the run's own config.yaml, if any]")
-@click.option("--workdir", type=click.Path(path_type=Path), help="Directory of the run. [default: runs/NAME for -c NAME.yaml, else runs/demo]")
-@click.option("--cores", type=click.IntRange(min=1), help="Cores to use. [default: all]")
+@click.option(
+    "-c",
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path),
+    help="Your YAML file; it names only what differs from the defaults. [default: the run's own config.yaml, if any]",
+)
+@click.option(
+    "--workdir",
+    type=click.Path(path_type=Path),
+    help="Directory of the run. [default: runs/NAME for -c NAME.yaml, else runs/demo]",
+)
+@click.option("--cores", type=click.IntRange(min=1), help="Cores to use. [default: all, or what the profile says]")
 @click.option("--until", type=STAGE, metavar="STAGE", help="Stop after this stage.")
-@click.option("--force", type=STAGE, metavar="STAGE", multiple=True, help="Run this stage again, and what follows from it.")
-@click.option("--refit", is_flag=True, help="Start anew: train, flatten and fit the projection again on the rows as they are now.")
-@click.option("--accept-code", is_flag=True, help="Take artefacts made by older code for current: you know that an edit changed no result.")
+@click.option(
+    "--force", type=STAGE, metavar="STAGE", multiple=True, help="Run this stage again, and what follows from it."
+)
+@click.option(
+    "--refit", is_flag=True, help="Start anew: train, flatten and fit the projection again on the rows as they are now."
+)
+@click.option(
+    "--accept-code",
+    is_flag=True,
+    help="Take artefacts made by older code for current: you know that an edit changed no result.",
+)
 @click.option("-n", "--dry-run", is_flag=True, help="Say what would run and why, and stop.")
+@click.option("--unlock", is_flag=True, help="Remove the lock that a killed run has left, and stop.")
 @click.option("--profile", help="How to run: local, slurm, or a directory with a Snakemake profile.")
 @click.argument("snakemake_arguments", nargs=-1, type=click.UNPROCESSED)
 def run(config_file: Path | None, workdir: Path | None, **options: Any) -> None:
@@ -47,6 +69,15 @@ def run(config_file: Path | None, workdir: Path | None, **options: Any) -> None:
     Arguments after -- go to Snakemake.
     """
     directory = workdir or Path("runs") / (config_file.stem if config_file else "demo")
+    if options["unlock"]:
+        return unlock(directory)
+    with _given_back(directory / "config.yaml", Layout(directory).config) as give_back:
+        _run(config_file, directory, options)
+        if options["dry_run"]:
+            give_back()
+
+
+def _run(config_file: Path | None, directory: Path, options: dict[str, Any]) -> None:
     config = _keep_config(config_file, directory)
     if options["accept_code"]:
         for stage in accept(config, directory, _recorded_code(Layout(directory))):
@@ -54,6 +85,36 @@ def run(config_file: Path | None, workdir: Path | None, **options: Any) -> None:
     drive(directory, arguments_of(options), dry_run=options["dry_run"])
     if not options["dry_run"] and not options["until"]:
         click.echo(f"report: {Layout(directory).report}")
+
+
+def unlock(directory: Path) -> None:
+    """Remove Snakemake's lock from a run, which a process that was killed could not do."""
+    shutil.rmtree(_locks(directory), ignore_errors=True)
+    click.echo(f"{directory} is unlocked; run `lowland run` again")
+
+
+def _locks(directory: Path) -> Path:
+    """Where Snakemake keeps its locks; empty while no workflow is at work."""
+    return directory / ".snakemake" / "locks"
+
+
+@contextmanager
+def _given_back(*files: Path) -> Iterator[Callable[[], None]]:
+    """Yields what puts files back as they were, which also happens where the run ends before its first job."""
+    before = {file: file.read_text(encoding="utf-8") if file.is_file() else None for file in files}
+
+    def give_back() -> None:
+        for file, text in before.items():
+            if text is None:
+                file.unlink(missing_ok=True)
+            elif file.read_text(encoding="utf-8") != text:
+                write_whole(file, text)
+
+    try:
+        yield give_back
+    except SystemExit:
+        give_back()
+        raise
 
 
 def _keep_config(config_file: Path | None, directory: Path) -> settings.Config:
@@ -73,7 +134,9 @@ def _keep_config(config_file: Path | None, directory: Path) -> settings.Config:
 
 def arguments_of(options: dict[str, Any]) -> list[str]:
     """Our options in Snakemake's words."""
-    arguments: list[str] = ["--cores", str(options["cores"] or os.cpu_count() or 1)]
+    arguments: list[str] = []
+    if options["cores"] or not options["profile"]:  # a profile says it itself; on a cluster it is the sum over all jobs
+        arguments += ["--cores", str(options["cores"] or os.cpu_count() or 1)]
     forced = [*options["force"], *(["train", "projection"] if options["refit"] else [])]
     if forced:
         arguments += ["--forcerun", *forced]
@@ -98,7 +161,9 @@ def drive(directory: Path, arguments: list[str], targets: list[str] | None = Non
     """Run Snakemake in the run's directory.
 
     Raises:
-        InputError: a stage found something in the input to mend; its message is repeated here.
+        InputError: a stage found something in the input to mend; its message is repeated here. Or another run is at
+        work.
+        SystemExit: the plan could not be made, or the configuration is wrong; this has been said, and no job has run.
         LowlandError: the workflow failed otherwise.
     """
     failure = Layout(directory).results / "failure.json"
@@ -112,11 +177,19 @@ def drive(directory: Path, arguments: list[str], targets: list[str] | None = Non
         return
     if failure.is_file():
         value = json.loads(failure.read_text(encoding="utf-8"))
+        if value["stage"] == "prepare":
+            sys.exit(value["exit_code"])  # it has said why
         kind = InputError if value["exit_code"] == InputError.exit_code else LowlandError
         raise kind(f"{value['stage']}: {value['message']}")
     if code == InputError.exit_code:
         sys.exit(code)  # the Snakefile has said why
-    raise LowlandError(f"expected the workflow to finish, got exit code {code} from Snakemake; its last lines say why, the logs are in {directory / 'logs'}")
+    if any(_locks(directory).glob("*")):
+        raise InputError(f"expected {directory} to be free, got a lock of another run; wait for that one, or if it "
+                         f"was killed, `lowland run --workdir {directory} --unlock`")  # fmt: skip
+    raise LowlandError(
+        f"expected the workflow to finish, got exit code {code} from Snakemake; its last lines say why, the logs are "
+        f"in {directory / 'logs'}"
+    )
 
 
 def _recorded_code(layout: Layout) -> dict[str, str]:

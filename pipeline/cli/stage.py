@@ -41,7 +41,9 @@ def stage(name: str, config_json: str, whole: str | None, **where: str | None) -
     """
     missing = [option for option in WHERE.get(name, ()) if where[option] is None]
     if missing:
-        raise ConfigError(f"expected --{missing[0]} for the stage {name}, got none; copy the command from the job's log")
+        raise ConfigError(
+            f"expected --{missing[0]} for the stage {name}, got none; copy the command from the job's log"
+        )
     layout = Layout(Path())
     label = "/".join(value for value in (name, *(where[option] for option in WHERE.get(name, ()))) if value)
     try:
@@ -54,13 +56,11 @@ def stage(name: str, config_json: str, whole: str | None, **where: str | None) -
 
 def _run(name: str, layout: Layout, config_json: str, whole: str | None, label: str, where: dict[str, Any]) -> None:
     config = settings.partial(json.loads(config_json))
-    if name == "prepare":
-        _keep_config(layout, whole)
-        if not importlib.import_module("pipeline.steps.freshness").is_stale(layout, config):
-            return
-    module = importlib.import_module(f"pipeline.steps.{name}")
-    job = importlib.import_module("pipeline.steps.job").Job(name, layout, config, lambda line: _say(label, line))
-    module.run(job, **where)
+    if name != "prepare" or importlib.import_module("pipeline.steps.freshness").is_stale(layout, config):
+        module = importlib.import_module(f"pipeline.steps.{name}")
+        job = importlib.import_module("pipeline.steps.job").Job(name, layout, config, lambda line: _say(label, line))
+        module.run(job, **where)
+    _keep_config(layout, whole)
 
 
 def _say(label: str, line: str) -> None:
@@ -92,6 +92,8 @@ def _leave_word(layout: Layout, label: str, error: LowlandError) -> None:
     place = layout.results / "failure.json"
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_text(json.dumps({"stage": label, "message": str(error), "exit_code": error.exit_code}), encoding="utf-8")
+        place.write_text(
+            json.dumps({"stage": label, "message": str(error), "exit_code": error.exit_code}), encoding="utf-8"
+        )
     except OSError:
         pass  # the message itself is on stderr and in the log

@@ -19,8 +19,8 @@ from pipeline.steps.ranking import COLUMN, read_suspects
 def suspects(run: Path, top: int, score: str, as_json: bool) -> None:
     """The training rows that harm the model most: wrong labels and junk.
 
-    S (fvm) is g^T (C + lambda)^-1 g at the flat validation minimum: unsigned, larger is more harmful. The suggested label is
-    the one under which S is least; margin is S(given label) - S(suggested label).
+    S (fvm) is g^T (C + lambda)^-1 g at the flat validation minimum: unsigned, larger is more harmful. The suggested
+    label is the one under which S is least; margin is S(given label) - S(suggested label).
     """
     layout = layout_of(run)
     found = read_suspects(layout, Plan.load(layout.plan), score, top)

@@ -24,4 +24,7 @@ def verify(run: Path, as_json: bool) -> None:
     rows = [{"artefact": str(fault.artefact), "fault": fault.what} for fault in faults]
     show(rows, as_json, f"{checked} artefacts checked, {len(rows)} faults")
     if faults:
-        raise StoreError(f"expected a whole run, got {len(faults)} faults; delete the manifests (.json) of what is named and run `lowland run`")
+        raise StoreError(
+            f"expected a whole run, got {len(faults)} faults; delete the manifests (.json) of what is named and run "
+            "`lowland run`"
+        )

@@ -43,14 +43,16 @@ def average_precision(scores: Array, positive: Array) -> float:
     if not positive.any():
         return float("nan")
     order = np.argsort(-scores, kind="stable")
-    ends = np.append(np.nonzero(np.diff(scores[order]))[0], len(scores) - 1)
+    ends = np.append(np.nonzero(scores[order][1:] != scores[order][:-1])[0], len(scores) - 1)
     hits = np.cumsum(positive[order])[ends]
     return float(np.sum(hits / (ends + 1) * np.diff(hits, prepend=0)) / positive.sum())
 
 
 def spearman(first: Array, second: Array) -> float:
-    """Spearman's rank correlation."""
-    return float(np.corrcoef(ranks(first), ranks(second))[0, 1])
+    """Spearman's rank correlation; NaN where either is constant."""
+    a, b = (each - each.mean() for each in (ranks(first), ranks(second)))
+    scale = np.sqrt((a @ a) * (b @ b))
+    return float(a @ b / scale) if scale else float("nan")
 
 
 def recall_at_k(found: Array, exact: Array) -> float:

@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.errors import LowlandError
+
 Array = np.ndarray[Any, Any]
 
 ENCODINGS = ("int8", "bf16", "float32")
@@ -33,7 +35,11 @@ class Codec:
     column_scale: Array
 
     def encode(self, rows: Array) -> tuple[Array, Array]:
-        """Rows [n, K] float32 to stored values [n, K] and row scales [n] float32."""
+        """Rows [n, K] float32 to stored values [n, K] and row scales [n] float32.
+
+        Raises:
+            LowlandError: int8 was asked to keep a row that is not finite.
+        """
         rows = np.asarray(rows, np.float32)
         ones = np.ones(len(rows), np.float32)
         if self.encoding == "float32":
@@ -42,6 +48,11 @@ class Codec:
             return to_bf16(rows), ones
         scaled = rows / self.column_scale
         row_scale = (np.abs(scaled).max(1, initial=0) / LEVELS).astype(np.float32)
+        if not np.isfinite(row_scale).all():
+            wrong = np.nonzero(~np.isfinite(row_scale))[0]
+            raise LowlandError(
+                f"expected finite rows to encode as int8, got others at {wrong[:5].tolist()}; flag and zero them"
+            )
         # A subnormal scale would lose digits, a zero one divides by zero: such rows are zero in float32 anyway.
         safe = np.where(row_scale < np.finfo(np.float32).tiny, np.float32(np.inf), row_scale)
         values = np.clip(np.rint(scaled / safe[:, None]), -LEVELS, LEVELS).astype(np.int8)
@@ -69,8 +80,9 @@ def fit_codec(encoding: str, rows: Array) -> Codec:
     dimension = rows.shape[1]
     if encoding != "int8":
         return Codec(encoding, np.ones(dimension, np.float32))
-    norms = np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)
-    units = rows[norms[:, 0] > 0] / norms[norms[:, 0] > 0]
+    norms = np.linalg.norm(rows.astype(np.float64), axis=1)
+    usable = np.isfinite(norms) & (norms > 0)
+    units = rows[usable] / norms[usable, None]
     scale = np.sqrt(np.mean(units**2, axis=0)) if len(units) else np.ones(dimension)
     return Codec(encoding, np.maximum(scale, SCALE_FLOOR * scale.mean()).astype(np.float32))
 
@@ -79,7 +91,9 @@ def to_bf16(rows: Array) -> Array:
     """float32 to bfloat16 as uint16, rounded to nearest even; infinities and NaN keep their kind."""
     bits = np.ascontiguousarray(rows, np.float32).view(np.uint32)
     rounded = (bits + (((bits >> 16) & 1) + np.uint32(0x7FFF))) >> 16
-    return np.where(np.isfinite(rows), rounded, (bits >> 16) | np.where(np.isnan(rows), np.uint32(0x40), np.uint32(0))).astype(np.uint16)
+    return np.where(
+        np.isfinite(rows), rounded, (bits >> 16) | np.where(np.isnan(rows), np.uint32(0x40), np.uint32(0))
+    ).astype(np.uint16)
 
 
 def from_bf16(values: Array) -> Array:

@@ -3,13 +3,13 @@
 All kinds are C = (1/M) sum over root rows r of r r^T, with M the number of rows behind it (not of root rows):
 
 * `fisher`: the empirical Fisher matrix; roots are the rows' gradients g_m.
-* `ggn`: the generalised Gauss-Newton matrix of softmax cross-entropy, J^T (diag p - p p^T) J, which equals the mean over
-  labels c ~ p of g_c g_c^T; roots are sqrt(p_c) g_c over all classes, or g_c / sqrt(s) over s sampled labels.
+* `ggn`: the generalised Gauss-Newton matrix of softmax cross-entropy, J^T (diag p - p p^T) J, which equals the mean
+  over labels c ~ p of g_c g_c^T; roots are sqrt(p_c) g_c over all classes, or g_c / sqrt(s) over s sampled labels.
 * `diagonal`: the diagonal of the empirical Fisher matrix.
 * `identity`: C = I, with no damping: S is then the squared gradient norm.
 
-The inverse is kept in spectral form, C = V diag(e) V^T. Woodbury's difference form, (|g|^2 - ...)/lambda, cancels at small
-damping; the spectral form does not. Letters: M rows, R root rows, K coordinates.
+The inverse is kept in spectral form, C = V diag(e) V^T. Woodbury's difference form, (|g|^2 - ...)/lambda, cancels at
+small damping; the spectral form does not. Letters: M rows, R root rows, K coordinates.
 """
 
 from __future__ import annotations

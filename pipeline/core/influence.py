@@ -4,8 +4,8 @@ Signed scores are positive when the training sample helped: training on it lower
 larger when the sample matters more.
 
 * influence: u^T g_train. First order, signed (Koh and Liang 2017, with their sign reversed).
-* fvm: (u^T g_train)^2, at the flat validation minimum (Ye et al. 2025): the single-point form of S when the query's Hessian
-  is taken as its gradient's outer product; its mean over the validation rows is W.
+* fvm: (u^T g_train)^2, at the flat validation minimum (Ye et al. 2025): the single-point form of S when the query's
+  Hessian is taken as its gradient's outer product; its mean over the validation rows is W.
 * cosine: g_query^T g_train / (|g_query| |g_train|), signed (Lin et al. 2024, DMin).
 
 Letters: n train rows, q queries, C classes, K coordinates.

@@ -32,7 +32,7 @@ Method = Literal["plain", "sam", "asam", "lpf"]
 Optimizer = Literal["sgd", "adamw"]
 
 
-class Divergence(ConfigError):
+class Divergence(ConfigError):  # noqa: N818 - the event is its name
     """A descent whose loss or weights ceased to be finite."""
 
 

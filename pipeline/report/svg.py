@@ -57,11 +57,11 @@ def inline(figure: Figure, name: str, description: str) -> Markup:
     buffer = io.BytesIO()
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}):
         FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})
-    root = ElementTree.fromstring(buffer.getvalue())  # noqa: S314 (ours)
+    root = ElementTree.fromstring(buffer.getvalue())
     _tidy(root, name)
     root.attrib = {"viewBox": root.attrib["viewBox"], "role": "img", "aria-label": description}
     text = ElementTree.tostring(root, encoding="unicode", short_empty_elements=False)
-    return Markup(_themed(text))  # noqa: S704 (made by matplotlib from our own words; no text of the data is in it)
+    return Markup(_themed(text))
 
 
 def _tidy(element: ElementTree.Element, name: str) -> None:

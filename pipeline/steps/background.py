@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.config import CHECKPOINTS, CURVATURE_SPLIT
+from pipeline.errors import StoreError
 from pipeline.report.data import (
     Candidate,
     Curvature,
@@ -19,13 +20,17 @@ from pipeline.report.data import (
     Made,
     Sharpness,
 )
-from pipeline.errors import StoreError
 from pipeline.shards import Plan
 from pipeline.steps.stores import open_arrays
 from pipeline.storage.artefact import Manifest, manifest_path, open_artefact, read_manifest
 from pipeline.storage.layout import METRIC_OF, Layout
 
-KINDS = {"fisher": "empirical Fisher", "ggn": "generalised Gauss-Newton", "diagonal": "diagonal Fisher", "identity": "identity"}
+KINDS = {
+    "fisher": "empirical Fisher",
+    "ggn": "generalised Gauss-Newton",
+    "diagonal": "diagonal Fisher",
+    "identity": "identity",
+}
 METHODS = {"plain": "fine-tuning (VM)", "sam": "SAM", "asam": "ASAM", "lpf": "LPF-SGD"}
 
 
@@ -34,7 +39,12 @@ def flattening(layout: Layout) -> Flattening:
     manifest = open_artefact(layout.checkpoint("flat"), "checkpoint")
     section, choice = manifest.identity["flatten"], manifest.record["choice"]
     candidates = [
-        Candidate(trial["strength"], trial["curve"][-1][1], tuple(map(tuple, trial["curve"])), trial["strength"] == choice["strength"])
+        Candidate(
+            trial["strength"],
+            trial["curve"][-1][1],
+            tuple(map(tuple, trial["curve"])),
+            trial["strength"] == choice["strength"],
+        )
         for trial in choice["trials"]
         if trial["curve"]
     ]
@@ -78,10 +88,18 @@ def curvatures(layout: Layout) -> list[Curvature]:
 
 def indexes(layout: Layout) -> list[Index]:
     """The indexes that were built, with their measured recall."""
-    paths = [layout.index(checkpoint, metric) for checkpoint in CHECKPOINTS for metric in sorted(set(METRIC_OF.values()))]
+    paths = [
+        layout.index(checkpoint, metric) for checkpoint in CHECKPOINTS for metric in sorted(set(METRIC_OF.values()))
+    ]
     manifests = [open_artefact(path, "index") for path in paths if manifest_path(path).is_file()]
     return [
-        Index(Path(m.name).stem, m.identity["metric"], m.identity["index"]["factory"], m.identity["rows"], m.record["recall"])
+        Index(
+            Path(m.name).stem,
+            m.identity["metric"],
+            m.identity["index"]["factory"],
+            m.identity["rows"],
+            m.record["recall"],
+        )
         for m in manifests
     ]
 
@@ -92,9 +110,16 @@ def evaluation(layout: Layout) -> Evaluation | None:
     if not manifest_path(path).is_file():
         return None
     rows = open_artefact(path, "evaluation").record["rows"]
+    if not rows:
+        return None
     measures = {"AUC": "auc", "average precision": "average_precision", "recall at the noise rate": "recall_at_rate"}
     return Evaluation(
-        [EvaluationRow(row["method"], row["checkpoint"], {name: row[key] for name, key in measures.items()}, row["control"]) for row in rows],
+        [
+            EvaluationRow(
+                row["method"], row["checkpoint"], {name: row[key] for name, key in measures.items()}, row["control"]
+            )
+            for row in rows
+        ],
         "the task's true labels, which reach this table only",
     )
 
@@ -125,7 +150,9 @@ def warnings(layout: Layout, plan: Plan, unseen: float) -> list[str]:
     """What a reader must know before trusting the page."""
     said = []
     if unseen:
-        said.append(f"{unseen:.1%} of the train rows came after the checkpoints were made; `lowland run --refit` starts anew.")
+        said.append(
+            f"{unseen:.1%} of the train rows came after the checkpoints were made; `lowland run --refit` starts anew."
+        )
     verdict = open_artefact(layout.checkpoint("flat"), "checkpoint").record["choice"]["verdict"]
     if "settled" not in verdict and "not watched" not in verdict:
         said.append(f"The flat minimum: {verdict}.")
@@ -140,7 +167,9 @@ def provenance(layout: Layout) -> list[Made]:
     for place in layout.results.rglob("*.json"):
         manifest = _manifest(place)
         if manifest is not None:
-            made.append((manifest.record["written"], str(place.relative_to(layout.results).with_name(manifest.name)), manifest))
+            made.append(
+                (manifest.record["written"], str(place.relative_to(layout.results).with_name(manifest.name)), manifest)
+            )
     return [_made(name, manifest) for _, name, manifest in sorted(made, key=lambda each: each[:2])]
 
 

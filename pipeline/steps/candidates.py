@@ -1,7 +1,7 @@
 """Candidates: gradients of a shard's rows under labels that are not their own, for relabelling and for the GGN.
 
-Which labels: all C classes; or, for the GGN of many classes, labels drawn from the model's own predictions, from a stream
-of each row. Which rows: all, or only the suspects.
+Which labels: all C classes; or, for the GGN of many classes, labels drawn from the model's own predictions, from a
+stream of each row. Which rows: all, or only the suspects.
 """
 
 from __future__ import annotations
@@ -45,9 +45,10 @@ def run(job: Job, checkpoint: str, split: str, shard: str) -> None:
     use_threads(job.config)
     plan = job.plan()
     positions, rows = plan_rows(plan, split, shard)
-    chosen = _chosen(job, plan, split, positions)
+    chosen = _chosen(job, plan, checkpoint, split, positions)
     capturer, codec, projection = set_up_fitted(task_of(job.config, plan), job.layout, job.config, checkpoint)
-    sampled = labels_are_sampled(job.config, plan, split)
+    sampled = labels_are_sampled(job.config, plan, checkpoint, split)
+    suspects = only_suspects(job.config, plan, checkpoint, split)
     identity = {
         "checkpoint": read_manifest(job.layout.checkpoint(checkpoint)).digest,
         "projection": projection.digest,
@@ -55,34 +56,43 @@ def run(job: Job, checkpoint: str, split: str, shard: str) -> None:
         "shard": shard,
         "rows": rows,
         "gradients": job.config.gradients.plain(),
+        "chosen": read_manifest(job.layout.suspects).digest if suspects else "all",
         "labels": ["sampled", job.config.candidates.sampled_labels, job.config.seed] if sampled else "all",
         "batch_rows": job.config.compute.batch_rows,
         "threads": job.config.compute.threads,
     }
-    with job.writing(job.layout.candidates(checkpoint, split, shard), "candidates", identity) as (path, _):
-        with ArrayWriter(path) as writer:
-            _write(job, writer, capturer, codec, split, chosen, sampled)
+    store = job.layout.candidates(checkpoint, split, shard)
+    with job.writing(store, "candidates", identity) as (path, _), ArrayWriter(path) as writer:
+        _write(job, writer, capturer, codec, split, chosen, sampled)
 
 
-def labels_are_sampled(config: Config, plan: Plan, split: str) -> bool:
-    """Labels of the GGN's rows are sampled where the classes are too many; relabelling needs them all."""
-    return split == "validation" and len(plan.classes) > config.candidates.max_classes
+def relabels(checkpoint: str, split: str) -> bool:
+    """Whether candidates serve relabelling; all others are root rows of a GGN."""
+    return (checkpoint, split) == ("flat", "train")
 
 
-def only_suspects(config: Config, plan: Plan, split: str) -> bool:
-    """Whether only the suspects among the rows get candidates."""
-    return split == "train" and (config.candidates.rows == "suspects" or len(plan.classes) > config.candidates.max_classes)
+def labels_are_sampled(config: Config, plan: Plan, checkpoint: str, split: str) -> bool:
+    """Labels of a GGN's root rows are sampled where the classes are too many; relabelling needs them all."""
+    return not relabels(checkpoint, split) and len(plan.classes) > config.candidates.max_classes
 
 
-def _chosen(job: Job, plan: Plan, split: str, positions: range) -> list[int]:
-    if not only_suspects(job.config, plan, split):
+def only_suspects(config: Config, plan: Plan, checkpoint: str, split: str) -> bool:
+    """Whether only the suspects among the rows get candidates; a GGN needs all rows."""
+    few = config.candidates.rows == "suspects" or len(plan.classes) > config.candidates.max_classes
+    return relabels(checkpoint, split) and few
+
+
+def _chosen(job: Job, plan: Plan, checkpoint: str, split: str, positions: range) -> list[int]:
+    if not only_suspects(job.config, plan, checkpoint, split):
         return list(positions)
     _, arrays = open_arrays(job.layout.suspects, "suspects")
     suspects = arrays.read("position")
     return [int(p) for p in suspects[(suspects >= positions.start) & (suspects < positions.stop)]]
 
 
-def _write(job: Job, writer: ArrayWriter, capturer: Capturer, codec: Codec, split: str, chosen: list[int], sampled: bool) -> None:
+def _write(
+    job: Job, writer: ArrayWriter, capturer: Capturer, codec: Codec, split: str, chosen: list[int], sampled: bool
+) -> None:
     dataset = row_set(capturer.task, split)
     _, hash_arrays = open_arrays(job.layout.hashes, "rows")
     hashes = hash_arrays.read(split)

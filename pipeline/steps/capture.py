@@ -27,7 +27,7 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class Captured:
-    """What a batch of B rows gave: codes [B, K] float32, squared norms of the full gradients, losses, flags, each [B]."""
+    """What B rows gave: codes [B, K] float32, squared norms of the full gradients, losses, flags, each [B]."""
 
     codes: Array
     squared_norms: Array
@@ -53,7 +53,9 @@ class Capturer:
         codes, norms = sketch.codes().float().numpy(), sketch.squared_norms().double().numpy()
         finite = np.isfinite(losses) & np.isfinite(norms) & np.isfinite(codes).all(1)
         codes = np.where(finite[:, None], codes, np.float32(0))
-        return Captured(codes, np.where(finite, norms, 0.0), losses, np.where(finite, FINITE, NOT_FINITE).astype(np.uint8))
+        return Captured(
+            codes, np.where(finite, norms, 0.0), losses, np.where(finite, FINITE, NOT_FINITE).astype(np.uint8)
+        )
 
 
 def set_up(task: Task, layout: Layout, config: Config, checkpoint: str, method: str, dimension: int, seed: int,
@@ -85,4 +87,8 @@ def naming_rows(error: LowlandError, what: str, start: int, stop: int) -> Lowlan
 def plan_rows(plan: Plan, split: str, shard: str) -> tuple[range, dict[str, Any]]:
     """Positions of a planned shard's rows, and how its identity names them."""
     planned = plan.splits[split].shard(shard)
-    return range(planned.start, planned.stop), {"start": planned.start, "stop": planned.stop, "content": planned.content}
+    return range(planned.start, planned.stop), {
+        "start": planned.start,
+        "stop": planned.stop,
+        "content": planned.content,
+    }

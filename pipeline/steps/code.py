@@ -1,7 +1,7 @@
 """The digest of the code behind a stage, as its rule's param. Light: the Snakefile asks at every parse.
 
-`lowland run --accept-code` records that a new digest stands for the one that the artefacts were made with, for a user who
-knows that an edit changes no result.
+`lowland run --accept-code` records that a new digest stands for the one that the artefacts were made with, for a user
+who knows that an edit changes no result.
 """
 
 from __future__ import annotations

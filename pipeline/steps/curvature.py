@@ -1,4 +1,4 @@
-"""Curvature: of the validation rows at `flat`, of the train rows at `trained`, in the compressed space, from the stores.
+"""Curvature: of the validation rows at `flat`, of the train rows at `trained`, from the stores of codes.
 
 Another damping needs no model and no capture: only this stage and what follows.
 """
@@ -32,12 +32,15 @@ Array = np.ndarray[Any, Any]
 
 
 def run(job: Job, checkpoint: str, split: str) -> None:
-    """Write `curvature/<checkpoint>-<split>.zarr`: values [r], vectors [K, r] where not diagonal, damping [1] (lambda)."""
+    """Write `curvature/<checkpoint>-<split>.zarr`: values [r], vectors [K, r] unless diagonal, damping [1] (lambda)."""
     section, plan = job.config.curvature, job.plan()
     codes = open_codes(job.layout, plan, checkpoint, split)
     rows = int(codes.finite().sum())
     if not rows:
-        raise DataError(f"expected {split} rows with finite losses and gradients, got none of {codes.rows}; see the flags in gradients/")
+        raise DataError(
+            f"expected {split} rows with finite losses and gradients, got none of {codes.rows}; see the flags in "
+            "gradients/"
+        )
     roots = _ggn_roots(job, plan, checkpoint, split) if section.kind == "ggn" else codes
     spectrum = _spectrum(job, section.kind, roots, rows)
     fitted = Preconditioner.fit(spectrum, section.damping, section.kind)

@@ -1,7 +1,7 @@
-"""Evaluate: how well each score finds the rows whose given label differs from the true one, and what relabelling gets right.
+"""Evaluate: how well each score finds the rows whose given label is wrong, and what relabelling gets right.
 
-The only stage that reads true labels. Every table carries the simple controls: loss at the same checkpoint, gradient norm,
-nearest neighbours on the inputs, and the prediction itself.
+The only stage that reads true labels. Every table carries the simple controls: loss at the same checkpoint, gradient
+norm, nearest neighbours on the inputs, and the prediction itself.
 """
 
 from __future__ import annotations
@@ -33,31 +33,39 @@ METHODS = {
     "tracin": ("TracIn, last checkpoint", "trained", False, -1),
     "classical": ("classical influence", "trained", False, -1),
 }
-"""Column of scores.parquet: name, checkpoint, whether it is a simple control, and the sign that makes large suspicious."""
+"""Column of scores.parquet: name, checkpoint, whether it is a simple control, the sign that makes large suspicious."""
 
 
 def run(job: Job) -> None:
-    """Write `evaluation/mislabel.parquet` and `evaluation/relabel.parquet`."""
+    """Write `evaluation/mislabel.parquet` and `evaluation/relabel.parquet`; empty where no label or every one is wrong."""
     use_threads(job.config)
     plan = job.plan()
     task = task_of(job.config, plan)
     if task.true_labels is None:
-        raise DataError("expected a task with true_labels to evaluate against, got one without; give it the property true_labels")
+        raise DataError(
+            "expected a task with true_labels to evaluate against, got one without; give it the property true_labels"
+        )
     scores = read_table(job.layout.scores)
     truth, given = np.asarray(task.true_labels), np.asarray(scores["given"])
     judged = (truth >= 0) & (np.asarray(scores["flag"]) == 0)
     wrong = truth != given
-    if not (judged & wrong).any() or not (judged & ~wrong).any():
-        raise DataError(f"expected both right and wrong labels to evaluate on, got {int((judged & wrong).sum())} wrong of {int(judged.sum())}")
+    count = int((judged & wrong).sum())
+    possible = 0 < count < judged.sum()
+    if not possible:
+        job.say(f"nothing to judge: {count} of {int(judged.sum())} given labels are wrong, and both kinds are needed")
     identity = {"scores": open_artefact(job.layout.scores, "scores").digest, "evaluate": job.config.evaluate.plain()}
-    _write(job, "mislabel", identity, _mislabel(job, task, scores, wrong, judged))
+    _write(job, "mislabel", identity, _mislabel(job, task, scores, wrong, judged) if possible else [])
     if plan.labelled:
-        _write(job, "relabel", identity, _relabel(job, task, scores, truth, wrong & judged))
+        _write(job, "relabel", identity, _relabel(job, task, scores, truth, wrong & judged) if possible else [])
 
 
 def _write(job: Job, table: str, identity: dict[str, Any], rows: list[dict[str, Any]]) -> None:
     with job.writing(job.layout.evaluation(table), "evaluation", {**identity, "table": table}) as (path, record):
-        write_table(path, {name: [row[name] for row in rows] for name in rows[0]}, {"truth": "true labels, used here only"})
+        write_table(
+            path,
+            {name: [row[name] for row in rows] for name in (rows or [{}])[0]},
+            {"truth": "true labels, used here only"},
+        )
         record["rows"] = rows
 
 
@@ -70,7 +78,14 @@ def _mislabel(job: Job, task: Task, scores: dict[str, list[Any]], wrong: Array, 
     rows = []
     for name, checkpoint, control, _, values in methods:
         if np.isfinite(values[judged]).all():
-            rows.append({"method": name, "checkpoint": checkpoint, "control": control, **_measures(values[judged], wrong[judged])})
+            rows.append(
+                {
+                    "method": name,
+                    "checkpoint": checkpoint,
+                    "control": control,
+                    **_measures(values[judged], wrong[judged]),
+                }
+            )
     return rows
 
 
@@ -81,13 +96,17 @@ def sign_of(column: str) -> int:
 
 def _measures(values: Array, wrong: Array) -> dict[str, float]:
     worst = np.argsort(-values, kind="stable")[: int(wrong.sum())]
-    return {"auc": auc(values, wrong), "average_precision": average_precision(values, wrong), "recall_at_rate": float(wrong[worst].mean())}
+    return {
+        "auc": auc(values, wrong),
+        "average_precision": average_precision(values, wrong),
+        "recall_at_rate": float(wrong[worst].mean()),
+    }
 
 
 def _neighbours(job: Job, task: Task, given: Array) -> Array | None:
-    """Share of a row's nearest neighbours, itself left out, whose given label differs from its own; None for inputs of no fixed shape."""
+    """Share of a row's nearest others whose given label differs from its own; None for inputs of no fixed shape."""
     rows = row_set(task, "train")
-    inputs = []
+    inputs: list[Array] = []
     for i in range(len(rows)):
         row = rows.row(i)
         value = row[0] if isinstance(row, (tuple, list)) else None
@@ -113,7 +132,15 @@ def _relabel(job: Job, task: Task, scores: dict[str, list[Any]], truth: Array, w
     for (method, checkpoint, control), labels in suggestions.items():
         known = wrong & (labels >= 0)
         accuracy = float((labels[known] == truth[known]).mean()) if known.any() else float("nan")
-        rows.append({"method": method, "checkpoint": checkpoint, "control": control, "accuracy": accuracy, "rows": int(known.sum())})
+        rows.append(
+            {
+                "method": method,
+                "checkpoint": checkpoint,
+                "control": control,
+                "accuracy": accuracy,
+                "rows": int(known.sum()),
+            }
+        )
     return rows
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from torch import nn
 
 from pipeline.config import FlattenSection
 from pipeline.core.minimum import Progress, Settings, descend
-from pipeline.core.sharpness import filter_noise_rise, sam_rise, top_eigenvalue
 from pipeline.core.rows import Part, mean_loss
+from pipeline.core.sharpness import filter_noise_rise, sam_rise, top_eigenvalue
 from pipeline.core.strength import Choice, ChoiceProgress, choose, finished
 from pipeline.shards import sample
 from pipeline.steps.job import Job
@@ -93,8 +94,8 @@ def _choose(job: Job, task: Task, rows: RowSet) -> Choice | None:
     def report(_: ChoiceProgress) -> None:
         progress.add()
 
-    run = choose(lambda: model_at(task, job.layout, "trained"), task.loss, rows, _settings(job, candidates[0]), candidates,
-                 folds, section.held_out)  # fmt: skip
+    start = partial(model_at, task, job.layout, "trained")
+    run = choose(start, task.loss, rows, _settings(job, candidates[0]), candidates, folds, section.held_out)
     choice = finished(run, report)
     job.say(f"strength {choice.strength:g}: {choice.reason}; {choice.verdict}")
     return choice
@@ -118,7 +119,11 @@ def _point(point: Progress) -> list[float]:
 
 def _sharpness(job: Job, task: Task, model: nn.Module, rows: RowSet) -> dict[str, float]:
     """Loss and sharpness of the model on validation rows, chosen by content where they are many."""
-    section, seed, batch_rows = job.config.sharpness, derive(job.config.seed, "sharpness"), job.config.compute.batch_rows
+    section, seed, batch_rows = (
+        job.config.sharpness,
+        derive(job.config.seed, "sharpness"),
+        job.config.compute.batch_rows,
+    )
     _, hashes = open_arrays(job.layout.hashes, "rows")
     chosen = Part(rows, sample([bytes(row) for row in hashes.read("validation")], section.rows, job.config.seed))
     noise = filter_noise_rise(model, task.loss, chosen, section.noise, section.draws, seed, batch_rows)

@@ -1,5 +1,6 @@
-"""Whether the plan still describes the data. Light: asked whenever the workflow is parsed, and then mostly answered by
-a few file times, without importing the task.
+"""Whether the plan still describes the data.
+
+Light: asked whenever the workflow is parsed, and then mostly answered by a few file times, without importing the task.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import Config
-from pipeline.errors import StoreError, TaskError
+from pipeline.errors import CheckpointError, StoreError, TaskError
 from pipeline.provenance import digest_code, digest_file, digest_value
 from pipeline.shards import Plan
 from pipeline.storage.artefact import open_artefact
@@ -21,7 +22,15 @@ READ_BYTES = 2**24
 
 
 def is_stale(layout: Layout, config: Config) -> bool:
-    """Whether the plan has to be made, or looked at by the task itself (which alone knows a fingerprint of its own)."""
+    """Whether the plan has to be made, or looked at by the task itself (which alone knows a fingerprint of its own).
+
+    Raises:
+        CheckpointError: the config names a file of weights that is not there.
+        TaskError: a file of the data is missing.
+    """
+    weights = config.task.checkpoint
+    if weights is not None and not Path(weights).is_file():
+        raise CheckpointError(f"expected weights at {weights}, got nothing there; check task.checkpoint")
     try:
         stamp = Plan.load(layout.plan).stamp
         open_artefact(layout.hashes, "rows")
@@ -57,6 +66,8 @@ def _stamp(path: Path) -> list[Any]:
     if path.is_dir():
         return [[str(file.relative_to(path)), *_stamp(file)] for file in sorted(path.rglob("*")) if file.is_file()]
     if not path.is_file():
-        raise TaskError(f"expected the data file {path} that the task's sources() names, got nothing there; check the path")
+        raise TaskError(
+            f"expected the data file {path} that the task's sources() names, got nothing there; check the path"
+        )
     stat = path.stat()
     return [stat.st_size, stat.st_mtime_ns, digest_file(path) if stat.st_size <= READ_BYTES else ""]

@@ -30,8 +30,8 @@ def run(job: Job, checkpoint: str, metric: str) -> None:
     section, plan = job.config.index, job.plan()
     codes, vectors = open_codes(job.layout, plan, checkpoint, "train"), open_vectors(job.layout, checkpoint)
     finite = int(codes.finite().sum())
-    index = indexes.build(section.factory, len(codes.shards[0].codec.column_scale), finite,
-                          _blocks(job, codes, metric), _sample(job, codes, metric), job.config.compute.threads)  # fmt: skip
+    index = indexes.build(section.factory, len(codes.shards[0].codec.column_scale), _blocks(job, codes, metric),
+                          _sample(job, codes, metric), job.config.compute.threads)  # fmt: skip
     indexes.tune(index, section.probes, section.breadth)
     identity = {"gradients": codes.digests(), "index": section.plain(), "metric": metric, "rows": finite}
     with job.writing(job.layout.index(checkpoint, metric), "index", identity) as (path, record):
@@ -53,7 +53,9 @@ def _sample(job: Job, codes: CodeSet, metric: str) -> Array:
     """Rows to train quantisers on: all, or so many spread over the rows by a seeded stream."""
     finite = np.nonzero(codes.finite())[0]
     if len(finite) > TRAINING_ROWS:
-        finite = np.sort(np.random.default_rng([job.config.seed, len(finite)]).choice(finite, TRAINING_ROWS, replace=False))
+        finite = np.sort(
+            np.random.default_rng([job.config.seed, len(finite)]).choice(finite, TRAINING_ROWS, replace=False)
+        )
     rows = codes.gather(finite)
     return unit(rows).astype(np.float32) if metric == "cosine" else rows
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from pipeline.config import TaskSection
 from pipeline.errors import StoreError, TaskError
+from pipeline.provenance import digest_value
 from pipeline.shards import Plan, cut
 from pipeline.steps.freshness import stamp_of, stamp_of_files
 from pipeline.steps.job import Job
@@ -40,13 +41,18 @@ def run(job: Job) -> None:
         classes=(facts.class_names or ()) if facts.classifies else (),
         labelled=facts.labelled and facts.classifies,
         trains=facts.trains,
-        truth=facts.truth_known,
+        truth=_truth(task),
         data=section.data,
         stamp=stamp,
     )
     write_whole(job.layout.plan, plan.save())
     sizes = ", ".join(f"{plan.splits[split].rows} {split}" for split in SPLITS)
     job.say(f"planned {sizes} rows in {sum(len(plan.splits[split].shards) for split in SPLITS)} shards")
+
+
+def _truth(task: Task) -> str:
+    """Digest of the true labels, so that an evaluation knows when they change; empty where there are none."""
+    return "" if task.true_labels is None else digest_value([int(label) for label in task.true_labels])
 
 
 def _sources(task: Task) -> Any:
@@ -68,7 +74,8 @@ def _is_current(layout: Layout, stamp: dict[str, Any]) -> bool:
 def _check_trainable(section: TaskSection, facts: Facts) -> None:
     if section.checkpoint is None and not facts.trains:
         raise TaskError(
-            "expected a trained model, got neither task.checkpoint in the config nor a method train(self, model) in the task; "
+            "expected a trained model, got neither task.checkpoint in the config nor a method train(self, model) in "
+            "the task; "
             "name the file of your weights, or write `train`"
         )
 
@@ -86,7 +93,9 @@ def _hashes(job: Job, task: Task, split: str) -> list[bytes]:
 def _write_rows(job: Job, task: Task, facts: Facts, hashes: dict[str, list[bytes]]) -> None:
     """Hashes [n, 16] of each split, and the given labels [N] (-1 without)."""
     labels = task.labels if facts.labelled else None
-    arrays = {split: np.frombuffer(b"".join(values), np.uint8).reshape(len(values), 16) for split, values in hashes.items()}
+    arrays = {
+        split: np.frombuffer(b"".join(values), np.uint8).reshape(len(values), 16) for split, values in hashes.items()
+    }
     arrays["train_label"] = np.full(facts.train, -1) if labels is None else np.asarray(labels, np.int64)
     identity = {split: cut(values, max(1, len(values))).content for split, values in hashes.items()}
     with job.writing(job.layout.hashes, "rows", identity) as (path, _):

@@ -1,8 +1,9 @@
 """Projection: what maps a gradient to K numbers at a checkpoint, and the codec's column scales; fitted once.
 
-Fitted on train rows in the order of their content hash, so that neither their order nor their sharding matters, and never
-again: appended rows are mapped as the first ones were. The hashes of all rows known at this time are kept, so that later
-reports can say which share of the rows the checkpoints and the projection have not seen.
+Fitted on train rows in the order of their content hash, so that neither their order nor their sharding matters, and
+never
+again: appended rows are mapped as the first ones were. The hashes of all rows known at this time are kept, so that
+later reports can say which share of the rows the checkpoints and the projection have not seen.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import numpy as np
 
 from pipeline.core.codec import fit_codec
 from pipeline.shards import sample
-from pipeline.steps.capture import set_up
+from pipeline.steps.capture import Capturer, set_up
 from pipeline.steps.job import Job
 from pipeline.steps.stores import FINITE, open_arrays
 from pipeline.steps.tasks import derive, task_of, use_threads
@@ -48,7 +49,7 @@ def run(job: Job, checkpoint: str) -> None:
         record["left_out"] = capturer.left_out
 
 
-def _sample_codes(job: Job, capturer, positions: list[int]) -> np.ndarray:
+def _sample_codes(job: Job, capturer: Capturer, positions: list[int]) -> np.ndarray:
     rows = row_set(capturer.task, "train")
     progress = job.progress("fitting the projection", len(positions))
     codes = []

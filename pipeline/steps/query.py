@@ -16,7 +16,7 @@ from pipeline.errors import DataError
 from pipeline.shards import Plan
 from pipeline.steps.job import Job
 from pipeline.steps.retrieve import Ranked, exact_search, index_search
-from pipeline.steps.stores import FINITE, CodeSet, open_codes, open_preconditioner, open_vectors
+from pipeline.steps.stores import FINITE, CodeSet, check_curvature, open_codes, open_preconditioner, open_vectors
 from pipeline.storage import indexes
 from pipeline.storage.artefact import manifest_path, open_artefact
 from pipeline.storage.layout import METRIC_OF, Layout
@@ -25,7 +25,9 @@ from pipeline.storage.tables import write_table
 Array = np.ndarray[Any, Any]
 
 SIGN = {
-    True: "signed: positive where training on the row lowered the query's loss (it helped), negative where it raised it",
+    True: (
+        "signed: positive where training on the row lowered the query's loss (it helped), negative where it raised it"
+    ),
     False: "unsigned: larger where the row matters more, in either direction",
 }
 DIRECTIONS = ("top", "bottom")
@@ -59,6 +61,8 @@ def open_stores(layout: Layout, plan: Plan, text: str) -> Stores:
     """What answers a score such as "influence@trained"; without an index of its kind, all codes are scanned."""
     score, checkpoint = parse_score(text)
     codes = open_codes(layout, plan, checkpoint, "train")
+    if score != "cosine" and CURVATURE_SPLIT[checkpoint] == "train":
+        check_curvature(layout, checkpoint, codes)
     path = layout.index(checkpoint, METRIC_OF[score])
     if not manifest_path(path).exists():
         return Stores(score, checkpoint, codes, None, 1)
@@ -81,8 +85,11 @@ def query_vectors(layout: Layout, plan: Plan, text: str, split: str, rows: Array
     count = plan.splits[split].rows
     for row in rows:
         if not 0 <= row < count:
-            raise DataError(f"expected a {split} row from 0 to {count - 1}, got {row}; ask for one of these" if count else
-                            f"expected {split} rows in the task, got none; ask for validation:ROW or train:ROW")  # fmt: skip
+            raise DataError(
+                f"expected a {split} row from 0 to {count - 1}, got {row}; ask for one of these"
+                if count
+                else f"expected {split} rows in the task, got none; ask for validation:ROW or train:ROW"
+            )
     if split == "train":
         codes = open_codes(layout, plan, checkpoint, "train")
         _check_finite(split, rows, np.isin(rows, np.nonzero(codes.finite())[0]))
@@ -101,7 +108,10 @@ def precondition(layout: Layout, checkpoint: str, gradients: Array) -> Array:
 
 def _check_finite(split: str, rows: Array, finite: Array) -> None:
     if not finite.all():
-        raise DataError(f"expected a finite gradient of {split} row {rows[~finite][0]}, got none: its loss or gradient is NaN or infinite")
+        raise DataError(
+            f"expected a finite gradient of {split} row {rows[~finite][0]}, got none: its loss or gradient is NaN or "
+            "infinite"
+        )
 
 
 def run(job: Job) -> None:

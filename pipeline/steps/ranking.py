@@ -46,11 +46,15 @@ def read_suspects(layout: Layout, plan: Plan, column: str, top: int) -> list[Ran
     """The `top` rows with the largest score; rows without a finite one are left out.
 
     Raises:
-        DataError: more rows are asked for than can be ranked.
+        DataError: more rows are asked for than can be ranked, or a score that needs labels where there are none.
         StoreError: there are no scores.
     """
     open_artefact(layout.scores, "scores")
     table = read_table(layout.scores)
+    if column not in table:
+        raise DataError(
+            f"expected --score {column} among the scores of the run, got none: the task gives no labels; choose another"
+        )
     scores = np.array([np.nan if value is None else value for value in table[column]], float)
     known = np.nonzero(np.isfinite(scores))[0]
     if top > len(known):

@@ -139,7 +139,9 @@ def _queries(job: Job, plan: Plan, task: Task, table: dict[str, list[Any]]) -> l
     kind = ScoreKind(score, checkpoint, SIGN[SIGNED[score]].split(": ", 1)[1], SIGNED[score])
     answers = _read_topk(job.layout, text)
     asked = sorted({query for query, _ in answers})
-    picked = [asked[i] for i in np.linspace(0, len(asked) - 1, min(job.config.report.queries, len(asked))).round().astype(int)]
+    picked = [
+        asked[i] for i in np.linspace(0, len(asked) - 1, min(job.config.report.queries, len(asked))).round().astype(int)
+    ]
     if not picked:
         return []
     rows, queries = row_set(task, "train"), row_set(task, "query")
@@ -147,7 +149,10 @@ def _queries(job: Job, plan: Plan, task: Task, table: dict[str, list[Any]]) -> l
 
     def hits(query: int, direction: str) -> list[Hit]:
         found = answers.get((query, direction), [])[:HITS]
-        return [Hit(rank, row, value, _name(plan, table["given"][row]), _shown(task, rows, row)) for rank, row, value in found]
+        return [
+            Hit(rank, row, value, _name(plan, table["given"][row]), _shown(task, rows, row))
+            for rank, row, value in found
+        ]
 
     return [
         QueryAnswer(

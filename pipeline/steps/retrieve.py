@@ -1,8 +1,8 @@
 """The k rows that score highest (or lowest) for a query: by an index and an exact rerank, or by a scan of all codes.
 
 For a signed score the top is where +u points and the bottom where -u points. The unsigned (u^T g)^2 is large in both
-directions, so both are searched and united; its bottom is no nearest-neighbour question and is scanned for. Candidates are
-fetched in excess and scored again in float64 from the decoded codes: an index decides only who is considered.
+directions, so both are searched and united; its bottom is no nearest-neighbour question and is scanned for. Candidates
+are fetched in excess and scored again in float64 from the decoded codes: an index decides only who is considered.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pipeline.storage import indexes
 
 Array = np.ndarray[Any, Any]
 
+
 @dataclass(frozen=True)
 class Ranked:
     """Row positions [q, k] and their scores [q, k], best first (worst first for the bottom)."""
@@ -26,7 +27,9 @@ class Ranked:
     scores: Array
 
 
-def index_search(index: Any, codes: CodeSet, score: str, queries: Array, k: int, bottom: bool, oversample: int) -> Ranked:
+def index_search(
+    index: Any, codes: CodeSet, score: str, queries: Array, k: int, bottom: bool, oversample: int
+) -> Ranked:
     """By index and rerank; queries are u = H^-1 g, or g itself for cosine, [q, K]."""
     if bottom and not SIGNED[score]:
         return exact_search(codes, score, queries, k, bottom)
@@ -34,7 +37,9 @@ def index_search(index: Any, codes: CodeSet, score: str, queries: Array, k: int,
     # Only the direction of a query matters to the search; at unit length it cannot overflow float32.
     probes = unit(queries)
     fetched = min(k * oversample, codes.rows)
-    ids = np.concatenate([indexes.search(index, (sign * probes).astype(np.float32), fetched)[0] for sign in directions], axis=1)
+    ids = np.concatenate(
+        [indexes.search(index, (sign * probes).astype(np.float32), fetched)[0] for sign in directions], axis=1
+    )
     return _rerank(codes, score, queries, ids, k, bottom)
 
 

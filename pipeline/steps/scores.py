@@ -14,7 +14,16 @@ from pipeline.core.influence import relabel
 from pipeline.core.preconditioner import Preconditioner
 from pipeline.shards import Plan
 from pipeline.steps.job import Job
-from pipeline.steps.stores import FINITE, CodeSet, Vectors, open_arrays, open_candidates, open_codes, open_preconditioner, open_vectors
+from pipeline.steps.stores import (
+    FINITE,
+    CodeSet,
+    Vectors,
+    open_arrays,
+    open_candidates,
+    open_codes,
+    open_preconditioner,
+    open_vectors,
+)
 from pipeline.storage.artefact import read_manifest
 from pipeline.storage.tables import write_table
 
@@ -78,7 +87,12 @@ def _harm(job: Job, codes: CodeSet, preconditioner: Preconditioner) -> dict[str,
         s.append(forms.s)
         w.append(forms.w)
         progress.add(len(forms.s))
-    return {"s": np.concatenate(s), "w": np.concatenate(w), "loss_flat": codes.column("loss"), "norm_flat": codes.column("norm_full")}
+    return {
+        "s": np.concatenate(s),
+        "w": np.concatenate(w),
+        "loss_flat": codes.column("loss"),
+        "norm_flat": codes.column("norm_full"),
+    }
 
 
 def _classical(job: Job, codes: CodeSet, preconditioner: Preconditioner, vectors: Vectors) -> dict[str, Array]:

@@ -1,7 +1,7 @@
 """Opening what earlier stages left: completeness, provenance and decoding in one place. Needs no torch.
 
-A reader names what it expects (checkpoint, split); shards of one split must share everything but their rows, and must be
-those that the plan lists. Otherwise the answer would mix two things, and is refused.
+A reader names what it expects (checkpoint, split); shards of one split must share everything but their rows, and must
+be those that the plan lists. Otherwise the answer would mix two things, and is refused.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.config import CURVATURE_SPLIT
 from pipeline.core.codec import Codec
 from pipeline.core.curvature import Spectrum
 from pipeline.core.preconditioner import Preconditioner
 from pipeline.errors import StoreError
 from pipeline.shards import Plan
 from pipeline.storage.arrays import Arrays
-from pipeline.storage.artefact import Manifest, open_artefact
+from pipeline.storage.artefact import Manifest, open_artefact, read_manifest
 from pipeline.storage.layout import Layout
 
 Array = np.ndarray[Any, Any]
@@ -122,7 +123,8 @@ def open_codes(layout: Layout, plan: Plan, checkpoint: str, split: str) -> CodeS
     """The gradients of a split at a checkpoint.
 
     Raises:
-        StoreError: a shard is missing, damaged, of other rows than planned, or made from something else than the others.
+        StoreError: a shard is missing, damaged, of other rows than planned, or made from something else than the
+        others.
     """
     paths = [layout.gradients(checkpoint, split, shard.name) for shard in plan.splits[split].shards]
     return _open_set(layout, plan, checkpoint, split, paths, "gradients")
@@ -170,7 +172,11 @@ def _check_rows(path: Path, manifest: Manifest, start: int, stop: int, content: 
     planned = {"start": start, "stop": stop, "content": content}
     if manifest.identity["rows"] != planned:
         got = manifest.identity["rows"]
-        what = "other contents" if (got["start"], got["stop"]) == (start, stop) else f"rows {got['start']} to {got['stop'] - 1}"
+        what = (
+            "other contents"
+            if (got["start"], got["stop"]) == (start, stop)
+            else f"rows {got['start']} to {got['stop'] - 1}"
+        )
         raise StoreError(f"expected rows {start} to {stop - 1} as planned in {path}, got {what}; run `lowland run`")
 
 
@@ -206,8 +212,30 @@ class Vectors:
 
 
 def open_vectors(layout: Layout, checkpoint: str) -> Vectors:
-    """The vectors of validation and query rows at a checkpoint."""
-    return Vectors(*open_arrays(layout.vectors(checkpoint), "vectors"))
+    """The vectors of validation and query rows at a checkpoint.
+
+    Raises:
+        StoreError: missing or damaged, or made with another curvature than stands there now.
+    """
+    path, source = layout.vectors(checkpoint), layout.curvature(checkpoint, CURVATURE_SPLIT[checkpoint])
+    vectors = Vectors(*open_arrays(path, "vectors"))
+    if vectors.manifest.identity["curvature"] != read_manifest(source).digest:
+        raise StoreError(f"expected {path} made with the curvature at {source}, got another one; run `lowland run`")
+    return vectors
+
+
+def check_curvature(layout: Layout, checkpoint: str, codes: CodeSet) -> None:
+    """Refuse a curvature of train rows that was summed over other gradients than these.
+
+    Raises:
+        StoreError: naming both.
+    """
+    path = layout.curvature(checkpoint, "train")
+    manifest = read_manifest(path)
+    if manifest.identity["curvature"]["kind"] != "ggn" and manifest.identity["inputs"] != codes.digests():
+        raise StoreError(
+            f"expected {path} summed over {codes.shards[0].path.parent}, got one of other gradients; run `lowland run`"
+        )
 
 
 def blocks(codes: CodeSet) -> Iterator[tuple[Array, Array]]:

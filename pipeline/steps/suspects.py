@@ -20,6 +20,10 @@ def run(job: Job) -> None:
     positions = np.nonzero(codes.finite())[0]
     count = math.ceil(job.config.candidates.suspect_share * len(positions))
     worst = positions[order(scores[positions], positions)[:count]]
-    identity = {"gradients": codes.digests(), "curvature": curvature.digest, "share": job.config.candidates.suspect_share}
+    identity = {
+        "gradients": codes.digests(),
+        "curvature": curvature.digest,
+        "share": job.config.candidates.suspect_share,
+    }
     with job.writing(job.layout.suspects, "suspects", identity) as (path, _):
         write_arrays(path, {"position": np.sort(worst)})

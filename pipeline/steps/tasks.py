@@ -70,7 +70,9 @@ def model_at(task: Task, layout: Layout, checkpoint: str) -> nn.Module:
     return model.eval()
 
 
-def attributed(model: nn.Module, include: list[str], exclude: list[str]) -> tuple[dict[str, tuple[int, ...]], list[str]]:
+def attributed(
+    model: nn.Module, include: list[str], exclude: list[str]
+) -> tuple[dict[str, tuple[int, ...]], list[str]]:
     """Parameters to attribute, name to shape in model order, and those left out (frozen or excluded).
 
     Raises:
@@ -91,5 +93,7 @@ def attributed(model: nn.Module, include: list[str], exclude: list[str]) -> tupl
         and not any(fnmatchcase(name, pattern) for pattern in exclude)
     }
     if not kept:
-        raise ConfigError("expected at least one trainable parameter after gradients.include and exclude, got none; widen them")
+        raise ConfigError(
+            "expected at least one trainable parameter after gradients.include and exclude, got none; widen them"
+        )
     return kept, [name for name in parameters if name not in kept]

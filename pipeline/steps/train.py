@@ -1,4 +1,4 @@
-"""Train: the checkpoint `trained`, where the user's model is. Copied when the user brings weights, else the task trains it."""
+"""Train: the checkpoint `trained`, where the user's model is. Weights that the user brings are copied, else the task trains."""
 
 from __future__ import annotations
 
@@ -47,8 +47,12 @@ def new_trained(task: Task) -> torch.nn.Module:
     except InputError:
         raise
     except Exception as error:
-        raise TaskError(f"expected {type(task).__name__}.train to train the model, got {blame(error, file_of(task))}") from error
+        raise TaskError(
+            f"expected {type(task).__name__}.train to train the model, got {blame(error, file_of(task))}"
+        ) from error
     for name, value in model.state_dict().items():
         if value.is_floating_point() and not torch.isfinite(value).all():
-            raise TaskError(f"expected finite weights after training, got NaN or infinity in {name}; lower the learning rate")
+            raise TaskError(
+                f"expected finite weights after training, got NaN or infinity in {name}; lower the learning rate"
+            )
     return model

@@ -36,7 +36,9 @@ def unseen_vector(layout: Layout, plan: Plan, text: str, file: Path, label: str 
     batch, note = _batch(task, plan, capturer, file, label)
     captured = capturer.capture(batch, 1)
     if captured.flags[0] != FINITE:
-        raise DataError(f"expected a finite loss and gradient of {file}, got loss {captured.losses[0]}; check its numbers")
+        raise DataError(
+            f"expected a finite loss and gradient of {file}, got loss {captured.losses[0]}; check its numbers"
+        )
     gradient = codec.round_trip(captured.codes).astype(np.float64)
     return (gradient if score == "cosine" else precondition(layout, checkpoint, gradient)), note
 
@@ -57,11 +59,16 @@ def _batch(task: Task, plan: Plan, capturer: Capturer, file: Path, label: str | 
 
 def _read(task: Task, plan: Plan, file: Path, label: str | None) -> Any:
     if label is not None and plan.classes and label not in plan.classes and not _is_class(label, plan):
-        raise DataError(f"expected --label out of {', '.join(plan.classes)}, got {label!r}{settings.nearest(label, plan.classes)}")
+        raise DataError(
+            f"expected --label out of {', '.join(plan.classes)}, got {label!r}{settings.nearest(label, plan.classes)}"
+        )
     try:
         return task.read(file, label)
     except NotImplementedError as error:
-        raise TaskError(f"expected the task {type(task).__name__} to read {file.suffix} files, got a task without that; write read(self, path, label)") from error
+        raise TaskError(
+            f"expected the task {type(task).__name__} to read {file.suffix} files, got a task without that; write "
+            "read(self, path, label)"
+        ) from error
     except InputError:
         raise
     except Exception as error:

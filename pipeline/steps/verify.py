@@ -86,7 +86,9 @@ def _expectations(layout: Layout, plan: Plan, manifests: dict[Path, Manifest]) -
             yield layout.index(checkpoint, metric), "gradients", train
 
 
-def _set_faults(layout: Layout, plan: Plan, checkpoint: str, split: str, manifests: dict[Path, Manifest]) -> Iterator[Fault]:
+def _set_faults(
+    layout: Layout, plan: Plan, checkpoint: str, split: str, manifests: dict[Path, Manifest]
+) -> Iterator[Fault]:
     """What a reader of a split's shards would refuse, where the split has any."""
     for place, opener in ((layout.gradients, open_codes), (layout.candidates, open_candidates)):
         paths = [place(checkpoint, split, shard.name) for shard in plan.splits[split].shards]

@@ -91,7 +91,7 @@ class Arrays:
         self.directory = directory
         try:
             self._group = zarr.open_group(str(directory), mode="r", zarr_format=3)
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise StoreError(f"expected a store at {directory}, got none that opens; see `lowland verify`") from error
 
     def names(self) -> list[str]:
@@ -113,7 +113,9 @@ class Arrays:
         """
         array = self._array(name)
         try:
-            picked = array.oindex[rows] if isinstance(rows, np.ndarray) else array[rows if rows is not None else slice(None)]
+            picked = (
+                array.oindex[rows] if isinstance(rows, np.ndarray) else array[rows if rows is not None else slice(None)]
+            )
         except (OSError, ValueError) as error:
             raise StoreError(
                 f"expected {self.directory}/{name} as it was written, got a damaged chunk ({error}); "

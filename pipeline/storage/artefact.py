@@ -1,7 +1,7 @@
 """An artefact is a file or directory with a manifest beside it; both are whole, or the artefact does not exist.
 
-The content is written under a temporary name, made durable, renamed, and only then the manifest is written (the same way):
-the manifest is what Snakemake sees as a rule's output. It has three parts.
+The content is written under a temporary name, made durable, renamed, and only then the manifest is written (the same
+way): the manifest is what Snakemake sees as a rule's output. It has three parts.
 
 * *identity*: what the artefact is (configuration, digests of its inputs, rows). Readers refuse to mix identities.
 * *files*: size and digest of every file, so that anything missing, cut short or altered is found.
@@ -71,8 +71,10 @@ def read_manifest(path: Path) -> Manifest:
         return Manifest(files=files, **value)
     except FileNotFoundError as error:
         raise StoreError(f"expected the artefact {path}, got nothing there; run `lowland run`") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"expected a whole manifest at {place}, got a damaged one; delete it and run `lowland run`") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StoreError(
+            f"expected a whole manifest at {place}, got a damaged one; delete it and run `lowland run`"
+        ) from error
 
 
 def open_artefact(path: Path, kind: str) -> Manifest:
@@ -134,7 +136,9 @@ def create(path: Path, kind: str, identity: dict[str, Any], record: dict[str, An
         _write_manifest(path, Manifest(kind, path.name, identity, files, record))
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise CapacityError(f"expected room on disk for {path}, got a full disk; free some and run again") from error
+            raise CapacityError(
+                f"expected room on disk for {path}, got a full disk; free some and run again"
+            ) from error
         raise
     finally:
         _remove(temporary)

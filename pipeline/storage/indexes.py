@@ -11,17 +11,18 @@ import numpy as np
 
 from pipeline.errors import ConfigError, StoreError
 
+WRITE_BYTES = 2**20
+
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 
 
-def build(factory: str, dimension: int, rows: int, blocks: Iterable[tuple[np.ndarray[Any, Any], Floats]],
-          sample: Floats, threads: int) -> Any:  # fmt: skip
+def build(factory: str, dimension: int, blocks: Iterable[tuple[np.ndarray[Any, Any], Floats]], sample: Floats,
+          threads: int) -> Any:  # fmt: skip
     """An index over blocks of (ids [n], vectors [n, K]), by inner product.
 
     Args:
         factory: a FAISS factory string.
         dimension: K.
-        rows: how many vectors there will be, to refuse a factory that needs more of them.
         blocks: ids and vectors.
         sample: vectors [n, K] to train quantisers on; only read where the factory needs training.
         threads: BLAS and FAISS threads.
@@ -30,11 +31,15 @@ def build(factory: str, dimension: int, rows: int, blocks: Iterable[tuple[np.nda
         ConfigError: not a factory string, or one that needs more rows than there are.
     """
     faiss.omp_set_num_threads(threads)
+    if "IDMap" in factory:
+        raise ConfigError(f"expected index.factory without IDMap, which is always added, got {factory!r}; leave it out")
     try:
         # The wrapper gives every factory ids of ours, so that excluded rows leave no gaps.
         index = faiss.index_factory(dimension, f"IDMap,{factory}", faiss.METRIC_INNER_PRODUCT)
     except RuntimeError as error:
-        raise ConfigError(f"expected a FAISS factory string for index.factory, got {factory!r}; try Flat or IVF256,SQ8") from error
+        raise ConfigError(
+            f"expected a FAISS factory string for index.factory, got {factory!r}; try Flat or IVF256,SQ8"
+        ) from error
     if not index.is_trained:
         _train(index, factory, sample)
     for ids, vectors in blocks:
@@ -64,7 +69,9 @@ def tune(index: Any, probes: int, breadth: int) -> None:
 
 def save(index: Any, path: Path) -> None:
     """Write an index."""
-    faiss.write_index(index, str(path))
+    # Through Python's file: faiss's own only prints what goes wrong when the last bytes are written out.
+    with path.open("wb") as stream:
+        faiss.write_index(index, faiss.PyCallbackIOWriter(stream.write, WRITE_BYTES))  # type: ignore[attr-defined]
 
 
 def load(path: Path) -> Any:

@@ -22,10 +22,16 @@ def read_table(path: Path, columns: list[str] | None = None) -> dict[str, list[A
     """Columns of a table, as lists.
 
     Raises:
-        StoreError: it cannot be read.
+        StoreError: it cannot be read, or lacks a column.
     """
     try:
-        table: dict[str, list[Any]] = pq.read_table(path, columns=columns).to_pydict()
+        with pq.ParquetFile(path) as file:
+            known = file.schema_arrow.names
+            if columns is not None and not set(columns) <= set(known):
+                raise StoreError(
+                    f"expected the columns {', '.join(columns)} in {path}, got {', '.join(known)}; run `lowland run`"
+                )
+            table: dict[str, list[Any]] = file.read(columns=columns).to_pydict()
     except (OSError, pa.ArrowException) as error:
         raise StoreError(f"expected a table at {path}, got none that opens; see `lowland verify`") from error
     return table

@@ -1,7 +1,9 @@
-"""Model weights: safetensors of our own, and .pt files of others read as data only. The only module that knows safetensors."""
+"""Model weights: safetensors of our own, others' .pt files read as data only. Only this module knows safetensors."""
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 
 import torch
@@ -13,8 +15,19 @@ from pipeline.errors import CheckpointError
 
 
 def save_weights(path: Path, model: nn.Module) -> None:
-    """Write parameters and buffers; tied tensors are written once a name."""
-    save_file({name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}, path)
+    """Write parameters and buffers; tied tensors are written once a name.
+
+    Raises:
+        OSError: it cannot be written; errno says why.
+    """
+    try:
+        save_file({name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}, path)
+    except SafetensorError as error:
+        # The library hides the system's error in its text, where a full disk would not be recognised.
+        code = re.search(r"\(os error (\d+)\)", str(error))
+        if code is None:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -30,10 +43,13 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     except FileNotFoundError as error:
         raise CheckpointError(f"expected weights at {path}, got nothing there; check task.checkpoint") from error
     except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError, AttributeError) as error:
-        raise CheckpointError(f"expected weights in {path}, got a file that does not load: {_first_line(error)}") from error
+        raise CheckpointError(
+            f"expected weights in {path}, got a file that does not load: {_first_line(error)}"
+        ) from error
     except Exception as error:  # UnpicklingError and whatever a hostile pickle provokes
         raise CheckpointError(
-            f"expected only tensors in {path}, got {type(error).__name__}: {_first_line(error)}; save the state dict alone"
+            f"expected only tensors in {path}, got {type(error).__name__}: {_first_line(error)}; save the state dict "
+            "alone"
         ) from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
@@ -52,10 +68,12 @@ def load_into(model: nn.Module, path: Path) -> None:
     wrong = [f"{name} {tuple(value.shape)} in the model, {tuple(state[name].shape)} in the file"
              for name, value in own.items() if name in state and state[name].shape != value.shape]  # fmt: skip
     wrong += [f"{name} is missing in the file" for name in own if name not in state]
-    wrong += [f"{name} is unknown to the model" for name in state if name not in own]
+    wrong += [f"{name} is unknown to the model" for name in sorted(state) if name not in own]
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise CheckpointError(f"expected weights of the task's model in {path}, got others: {'; '.join(wrong[:3])}{more}")
+        raise CheckpointError(
+            f"expected weights of the task's model in {path}, got others: {'; '.join(wrong[:3])}{more}"
+        )
     model.load_state_dict(state)
 
 

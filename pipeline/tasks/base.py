@@ -1,7 +1,7 @@
 """The Task contract: what is attributed. It is the only part of Lowland that knows what a sample is.
 
-A task is one class in one file. Six methods are required; the rest is optional and switches features on. Classification,
-regression, language models and diffusion differ in `loss` alone.
+A task is one class in one file. Six methods are required; the rest is optional and switches features on.
+Classification, regression, language models and diffusion differ in `loss` alone.
 
 Letters: N training rows, M validation rows, Q queries, B rows of a batch, C classes.
 

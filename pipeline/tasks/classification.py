@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -125,4 +126,4 @@ def split_rows(count: int, sizes: Sequence[int | None], seed: int) -> list[Label
         raise DataError(f"expected at most {count} rows in all splits together, got {wanted}; ask for smaller sizes")
     order = stream(seed, "split").permutation(count)
     ends = np.cumsum([0] + [count - wanted if size is None else size for size in sizes])
-    return [order[first:last] for first, last in zip(ends[:-1], ends[1:], strict=True)]
+    return [order[first:last] for first, last in pairwise(ends)]

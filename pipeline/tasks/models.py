@@ -7,6 +7,7 @@ only, so that per-sample gradients come from their inputs and output gradients.
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 def mlp(sizes: list[int]) -> nn.Sequential:
     """Linear layers with ReLU between them on flattened inputs; `sizes` from the input's to C."""
     layers: list[nn.Module] = [nn.Flatten()]
-    for inner, outer in zip(sizes[:-1], sizes[1:], strict=True):
+    for inner, outer in pairwise(sizes):
         layers += [nn.Linear(inner, outer), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 
@@ -47,7 +48,7 @@ def norm_cnn(classes: int, width: int = 16) -> nn.Sequential:
     """
     sizes = [1, width, 2 * width, 4 * width, 4 * width]
     layers: list[nn.Module] = []
-    for inner, outer in zip(sizes[:-1], sizes[1:], strict=True):
+    for inner, outer in pairwise(sizes):
         stride = 2 if inner == 1 else 1
         layers += [nn.Conv2d(inner, outer, 3, stride, padding=1, bias=False), nn.BatchNorm2d(outer), nn.ReLU()]
         layers.append(nn.MaxPool2d(2))

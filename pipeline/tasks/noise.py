@@ -63,7 +63,7 @@ def _check(labels: Labels, kind: str, rate: float, classes: int, confusable: Lab
         raise TaskError(f"expected noise_rate from 0 to 1, got {rate!r}; give the share of labels to flip")
     if classes < 2:
         raise DataError(f"expected at least 2 classes for planted noise, got {classes}; there is nothing to flip to")
-    if len(labels) and not (0 <= labels.min() and labels.max() < classes):
+    if len(labels) and not (labels.min() >= 0 and labels.max() < classes):
         raise DataError(f"expected labels from 0 to {classes - 1}, got {labels.min()} to {labels.max()}; renumber them")
     if kind == "confusable":
         _check_map(confusable, classes)

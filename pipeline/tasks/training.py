@@ -66,6 +66,6 @@ def _step(task: Task, model: nn.Module, optimizer: torch.optim.Optimizer, rows: 
         return 0.0
     losses = task.loss(model, rows.batch(part))
     optimizer.zero_grad()
-    losses.mean().backward()  # type: ignore[no-untyped-call]
+    losses.mean().backward()
     optimizer.step()
     return float(losses.detach().sum())

@@ -201,7 +201,7 @@ def _truth(model: nn.Module, loss: Loss, names: Sequence[str], probe: Any) -> _T
             truth = _measured(_stand_in(model, precision), loss, names, _in_precision(probe, precision))
         except TaskError:
             raise
-        except Exception:  # noqa: BLE001, S112 - dtypes fixed in the model, no float64 on the device, not copyable, ...
+        except Exception:
             continue
         if isfinite(truth.scale):  # or a perturbed parameter left its domain
             return truth
@@ -280,7 +280,7 @@ def _agreeing(truth: _Truth, names: list[str], layouts: Mapping[str, Layout]) ->
     judge = _Judge(truth)
     try:
         _, fired, _ = HookEngine(truth.model, truth.loss, names, layouts).attempt(truth.batch, judge)
-    except Exception:  # noqa: BLE001 - a layout that breaks the model serves nothing
+    except Exception:
         return []
     return [name for name in names if fired[name] and name in judge.right]
 

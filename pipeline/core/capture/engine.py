@@ -1,8 +1,8 @@
 """The interface of the capture engines.
 
-For a batch of B rows with losses l_b, an engine feeds d l_b / d theta to a sink, parameter by parameter: gradients of the
-per-sample loss, never of the mean. The model is in eval mode throughout (BatchNorm uses its running statistics, dropout is
-off), so that rows do not see each other.
+For a batch of B rows with losses l_b, an engine feeds d l_b / d theta to a sink, parameter by parameter: gradients of
+the per-sample loss, never of the mean. The model is in eval mode throughout (BatchNorm uses its running statistics,
+dropout is off), so that rows do not see each other.
 """
 
 from __future__ import annotations

@@ -109,7 +109,7 @@ class FunctionalEngine:
         if not batches.has_columns(batch, size):
             try:
                 result = self._by_vmap(batch, size, group)
-            except Exception:  # noqa: BLE001 - vmap fails in many ways, and all of them mean the same
+            except Exception:
                 result = None
         self.mode = "loop" if result is None else "vmap"
         return self._by_loop(batch, size, group) if result is None else result

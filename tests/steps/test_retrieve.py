@@ -1,0 +1,120 @@
+"""Retrieval: index with rerank and scan against brute force; shards and ties must not matter."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pipeline.core.codec import fit_codec
+from pipeline.core.influence import SIGNED, order, pairwise, unit
+from pipeline.errors import StoreError
+from pipeline.steps.retrieve import exact_search, index_search
+from pipeline.steps.stores import FINITE, NOT_FINITE, CodeSet, CodeShard
+from pipeline.storage import indexes
+from pipeline.storage.arrays import write_arrays
+from pipeline.storage.artefact import Manifest
+
+N, K = 120, 8
+WRONG = [3, 50, 119]
+"""Rows whose gradient is not finite."""
+
+
+def code_set(directory, rows, sizes, encoding="float32"):
+    """Rows in shards of these sizes."""
+    codec, shards, start = fit_codec(encoding, rows), [], 0
+    for i, size in enumerate(sizes):
+        values, scale = codec.encode(rows[start : start + size])
+        flags = np.array([NOT_FINITE if row in WRONG else FINITE for row in range(start, start + size)], np.uint8)
+        write_arrays(directory / f"{i}.zarr", {"codes": values, "row_scale": scale, "flag": flags})
+        shards.append(CodeShard(directory / f"{i}.zarr", Manifest("gradients", f"{i}.zarr", {}, {}, {}), start, codec))
+        start += size
+    return CodeSet(tuple(shards), len(rows))
+
+
+@pytest.fixture
+def rows(rng):
+    rows = (rng.normal(size=(N, K)) * np.geomspace(1, 0.01, K)).astype(np.float32)
+    rows[20] = rows[21] = rows[100]  # equal scores
+    rows[WRONG] = 0
+    return rows
+
+
+@pytest.fixture
+def codes(tmp_path, rows):
+    return code_set(tmp_path, rows, [50, 50, 20])
+
+
+@pytest.fixture
+def queries(rng):
+    return rng.normal(size=(4, K))
+
+
+def brute(score, queries, rows, k, bottom):
+    ids = np.array([row for row in range(len(rows)) if row not in WRONG])
+    scores = pairwise(score, queries, rows[ids])
+    best = [order(line, ids, bottom)[:k] for line in scores]
+    return ids[best], np.take_along_axis(scores, np.array(best), 1)
+
+
+def index_of(codes, score, factory="Flat"):
+    kept = codes.finite()
+    rows = codes.codes()[kept]
+    rows = unit(rows).astype(np.float32) if score == "cosine" else rows
+    return indexes.build(factory, K, [(np.nonzero(kept)[0], rows)], rows, 1)
+
+
+@pytest.mark.parametrize("bottom", [False, True])
+@pytest.mark.parametrize("score", SIGNED)
+@pytest.mark.parametrize("k", [1, 10, N - len(WRONG)])
+def test_index_and_scan_give_what_brute_force_gives(codes, rows, queries, score, bottom, k):
+    ids, scores = brute(score, queries, rows, k, bottom)
+    for found in (
+        exact_search(codes, score, queries, k, bottom),
+        index_search(index_of(codes, score), codes, score, queries, k, bottom, oversample=4),
+    ):
+        assert np.array_equal(found.ids, ids)
+        np.testing.assert_allclose(found.scores, scores, rtol=1e-12)
+
+
+def test_the_number_of_shards_does_not_matter(tmp_path, rows, queries):
+    results = []
+    for sizes in ([120], [1, 119], [30] * 4):
+        place = tmp_path / str(len(sizes))
+        place.mkdir()
+        results.append(exact_search(code_set(place, rows, sizes, "int8"), "influence", queries, 9, False))
+    for other in results[1:]:
+        assert np.array_equal(other.ids, results[0].ids)
+        np.testing.assert_allclose(other.scores, results[0].scores, rtol=1e-12)
+
+
+def test_equal_scores_come_in_order_of_row(codes, rows):
+    query = rows[100].astype(np.float64)[None]
+    for found in (
+        exact_search(codes, "cosine", query, 3, False),
+        index_search(index_of(codes, "cosine"), codes, "cosine", query, 3, False, 4),
+    ):
+        assert found.ids[0].tolist() == [20, 21, 100]
+
+
+def test_queries_of_any_size_are_answered(codes, rows, queries):
+    index = index_of(codes, "influence")
+    expected = brute("influence", queries, rows, 5, False)[0]
+    for scale in (1e-60, 1e60):
+        assert np.array_equal(index_search(index, codes, "influence", scale * queries, 5, False, 4).ids, expected)
+
+
+def test_a_search_that_visits_too_little_says_less_and_not_something_wrong(codes, rows, queries):
+    index = index_of(codes, "influence", "IVF16,Flat")
+    indexes.tune(index, probes=1, breadth=1)
+    found = index_search(index, codes, "influence", queries, 60, False, 1)
+    for ids, scores, query in zip(found.ids, found.scores, queries, strict=True):
+        here = ids >= 0
+        np.testing.assert_allclose(scores[here], rows[ids[here]].astype(float) @ query, rtol=1e-12)
+        assert np.isnan(scores[~here]).all() and (np.diff(scores[here]) <= 0).all()
+
+
+def test_codes_are_gathered_in_the_order_asked_for(codes, rows):
+    positions = np.array([119, 0, 50, 49, 0, 100])
+    np.testing.assert_array_equal(codes.gather(positions), rows[positions])
+    with pytest.raises(StoreError, match="expected at least one row to gather, got none"):
+        codes.gather(np.zeros(0, np.int64))

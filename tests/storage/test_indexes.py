@@ -1,0 +1,131 @@
+"""Indexes: every kind that the configuration names, ids of ours, and refusals."""
+
+from __future__ import annotations
+
+import errno
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.errors import ConfigError, StoreError
+from pipeline.storage import indexes
+
+K = 16
+IDS = np.arange(400) * 3 + 1
+FACTORIES = ["Flat", "SQ8", "IVF4,Flat", "IVF4,SQ8", "HNSW16", "PQ8x4", "IVF4,PQ8x4"]
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return np.random.default_rng(3).normal(size=(400, K)).astype(np.float32)
+
+
+def make(factory, rows, ids=IDS, parts=3):
+    chosen = [(ids[part], rows[part]) for part in np.array_split(np.arange(len(rows)), parts)]
+    index = indexes.build(factory, K, chosen, rows, threads=1)
+    indexes.tune(index, probes=4, breadth=400)
+    return index
+
+
+def exact(rows, queries, k, ids=IDS):
+    return ids[np.argsort(-(queries.astype(np.float64) @ rows.T.astype(np.float64)), axis=1)[:, :k]]
+
+
+@pytest.mark.parametrize("factory", FACTORIES)
+def test_every_kind_finds_neighbours_by_inner_product_before_and_after_its_file(tmp_path, rows, factory):
+    index, queries = make(factory, rows), rows[:50]
+    ids, products = indexes.search(index, queries, 10)
+    assert ids.shape == products.shape == (50, 10) and set(ids.ravel()) <= {*IDS, -1}
+    truth = exact(rows, queries, 10)
+    recall = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(ids, truth, strict=True)])
+    assert recall >= (0.4 if "PQ" in factory else 0.95)
+    indexes.save(index, tmp_path / "x.faiss")
+    loaded = indexes.load(tmp_path / "x.faiss")
+    indexes.tune(loaded, probes=4, breadth=400)
+    assert np.array_equal(indexes.search(loaded, queries, 10)[0], ids)
+
+
+def test_the_flat_index_is_exact(rows):
+    ids, products = indexes.search(make("Flat", rows), rows[:20], 7)
+    assert np.array_equal(ids, exact(rows, rows[:20], 7))
+    np.testing.assert_allclose(products[:, 0], (rows[:20] @ rows.T).max(1), rtol=1e-6)
+
+
+@pytest.mark.parametrize("factory", FACTORIES)
+def test_excluded_rows_are_never_found(rows, factory):
+    kept = np.arange(400) % 7 != 0
+    index = indexes.build(factory, K, [(IDS[kept], rows[kept]), (IDS[:0], rows[:0])], rows[kept], threads=1)
+    indexes.tune(index, probes=4, breadth=400)
+    ids, _ = indexes.search(index, rows[~kept], 20)
+    assert set(ids.ravel()) <= {*IDS[kept], -1}
+
+
+def test_a_search_for_more_than_there_are_ends_in_minus_one(rows):
+    index = indexes.build("Flat", K, [(IDS[:3], rows[:3])], rows[:3], threads=1)
+    ids, _ = indexes.search(index, rows[:1], 5)
+    assert sorted(ids[0, :3]) == [1, 4, 7] and ids[0, 3:].tolist() == [-1, -1]
+
+
+def test_more_probes_find_more(rows):
+    index, truth = make("IVF16,Flat", rows), exact(rows, rows, 10)
+    shares = []
+    for probes in (1, 4, 99):
+        indexes.tune(index, probes, 16)
+        ids, _ = indexes.search(index, rows, 10)
+        shares.append(np.mean([len(set(a) & set(b)) / 10 for a, b in zip(ids, truth, strict=True)]))
+    assert shares[0] < shares[1] < shares[2] == 1
+
+
+def test_probes_reach_an_inverted_file_behind_a_rotation(rows):
+    index, truth = make("PCA16,IVF16,Flat", rows), exact(rows, rows, 10)
+    indexes.tune(index, probes=16, breadth=16)
+    ids, _ = indexes.search(index, rows, 10)
+    # The transform subtracts the mean, which moves inner products a little; one cell of sixteen would find a third.
+    assert np.mean([len(set(a) & set(b)) / 10 for a, b in zip(ids, truth, strict=True)]) > 0.9
+
+
+def test_a_wider_search_of_a_graph_finds_more(rows):
+    index, truth = make("HNSW4", rows), exact(rows, rows, 10)
+    shares = []
+    for breadth in (1, 400):
+        indexes.tune(index, probes=1, breadth=breadth)
+        ids, _ = indexes.search(index, rows, 10)
+        shares.append(np.mean([len(set(a) & set(b)) / 10 for a, b in zip(ids, truth, strict=True)]))
+    assert shares[0] < shares[1]
+
+
+@pytest.mark.parametrize("factory", ["nonsense", "", "PQ7", "IVF4"])
+def test_what_is_no_factory_is_refused(rows, factory):
+    message = f"expected a FAISS factory string for index.factory, got {factory!r}; try Flat or IVF256,SQ8"
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        make(factory, rows)
+
+
+@pytest.mark.parametrize("factory", ["IDMap,Flat", "Flat,IDMap2"])
+def test_ids_of_the_users_own_are_refused(rows, factory):
+    with pytest.raises(ConfigError, match="expected index.factory without IDMap, which is always added, got "):
+        make(factory, rows)
+
+
+@pytest.mark.parametrize("factory", ["IVF256,Flat", "PQ8"])
+def test_too_few_rows_to_train_on_are_a_matter_of_the_configuration(rows, factory):
+    message = f"expected enough rows to train index.factory '{factory}', got 100; use fewer cells, or Flat"
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        make(factory, rows[:100], IDS[:100])
+
+
+@pytest.mark.parametrize("content", [None, b"", b"garbage" * 50])
+def test_what_is_no_index_is_refused(tmp_path, content):
+    path = tmp_path / "x.faiss"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(StoreError, match=r"expected an index at .*x.faiss, got none that opens; see `lowland verify`"):
+        indexes.load(path)
+
+
+def test_a_full_disk_is_noticed(rows):
+    with pytest.raises(OSError) as caught:
+        indexes.save(make("Flat", rows), Path("/dev/full"))
+    assert caught.value.errno == errno.ENOSPC
