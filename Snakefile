@@ -31,9 +31,6 @@ include: "stages/evaluate.smk"
 include: "stages/report.smk"
 
 
-container: None
-
-
 localrules:
     all,
 

@@ -1,4 +1,4 @@
-"""What capture costs: per-sample gradients in K numbers, as a ratio to a plain forward and backward pass of the summed loss.
+"""What capture costs: per-sample gradients in K numbers, over a plain forward and backward pass of the summed loss.
 
 The floor computes all that per-sample gradients need (each layer's inputs and output gradients). Everything runs in one
 process on one thread, floor and engine in turn, so that a change of the machine's speed hits both.
@@ -52,8 +52,14 @@ def cases() -> list[Case]:
     tokens = nn.Sequential(nn.Embedding(512, 192), *(Block(192) for _ in range(4)), nn.Linear(192, 512))
     return [
         Case("MLP 784-512-512-10, B 128", mlp, (torch.randn(128, 784), torch.randint(10, (128,)))),
-        Case("CNN 64-64-128-128 with GroupNorm, 32x32, B 32", cnn, (torch.randn(32, 3, 32, 32), torch.randint(10, (32,)))),
-        Case("transformer d 192, 4 blocks, T 64, B 16", tokens, (torch.randint(512, (16, 64)), torch.randint(512, (16, 64)))),
+        Case(
+            "CNN 64-64-128-128 with GroupNorm, 32x32, B 32", cnn, (torch.randn(32, 3, 32, 32), torch.randint(10, (32,)))
+        ),
+        Case(
+            "transformer d 192, 4 blocks, T 64, B 16",
+            tokens,
+            (torch.randint(512, (16, 64)), torch.randint(512, (16, 64))),
+        ),
     ]
 
 

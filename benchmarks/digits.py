@@ -34,7 +34,18 @@ def run(directory: Path, noise: str, rate: float, seed: int) -> dict[tuple[str, 
     }
     config = directory.with_suffix(".yaml")
     config.write_text(yaml.safe_dump(overlay), encoding="utf-8")
-    command = [sys.executable, "-m", "pipeline", "run", "-c", str(config), "--workdir", str(directory), "--until", "evaluate"]
+    command = [
+        sys.executable,
+        "-m",
+        "pipeline",
+        "run",
+        "-c",
+        str(config),
+        "--workdir",
+        str(directory),
+        "--until",
+        "evaluate",
+    ]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return figures(Layout(directory))
 
@@ -54,7 +65,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         for noise, rate in NOISES:
             for seed in SEEDS:
-                cells.setdefault((noise, rate), []).append(run(Path(scratch) / f"{noise}{rate}-{seed}", noise, rate, seed))
+                cells.setdefault((noise, rate), []).append(
+                    run(Path(scratch) / f"{noise}{rate}-{seed}", noise, rate, seed)
+                )
             print(f"{noise} {rate}: done", flush=True)
     keep("digits", "python -m benchmarks digits", rows_of(cells), seeds=SEEDS, noise="planted")
 
@@ -65,7 +78,11 @@ def rows_of(cells: dict[tuple[str, float], list[dict[tuple[str, str, str], float
     rows = []
     for name in names:
         table, method, checkpoint = name
-        row: dict[str, Any] = {"measure": {"mislabel": "AUC", "relabel": "relabel accuracy"}[table], "method": method, "at": checkpoint}
+        row: dict[str, Any] = {
+            "measure": {"mislabel": "AUC", "relabel": "relabel accuracy"}[table],
+            "method": method,
+            "at": checkpoint,
+        }
         for (noise, rate), runs in cells.items():
             values = [found[name] for found in runs]
             row[f"{noise} {rate:.0%}"] = f"{statistics.mean(values):.3f} ({min(values):.3f}-{max(values):.3f})"

@@ -1,4 +1,4 @@
-"""How benchmarks print and keep what they measured: Markdown for people, JSON with the machine and versions beside it."""
+"""How benchmarks print and keep what they measured: Markdown for people, JSON with the machine and versions."""
 
 from __future__ import annotations
 

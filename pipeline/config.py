@@ -26,8 +26,8 @@ from pipeline.schema import (
 
 __all__ = [
     "CHECKPOINTS", "CURVATURE_SPLIT", "SCORES", "SPLITS", "STAGES", "Config", "FlattenSection", "Section",
-    "TaskSection", "absolute", "anchor", "defaults", "keys_of", "load", "merge", "nearest", "parse_score", "partial", "read_yaml",
-    "sections", "validate", "workflow_root",
+    "TaskSection", "absolute", "anchor", "defaults", "keys_of", "load", "merge", "nearest", "parse_score", "partial",
+    "read_yaml", "sections", "validate", "workflow_root",
 ]  # fmt: skip
 
 STAGES = {

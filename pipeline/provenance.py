@@ -15,6 +15,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from pipeline.errors import TaskError
+
 PACKAGE = Path(__file__).parent
 DIGEST_BYTES = 16
 
@@ -40,7 +42,11 @@ def digest_file(path: Path) -> str:
 
 
 def digest_code(files: Iterable[Path]) -> str:
-    """Hex digest of the syntax trees of some modules and of all that they import from this package or beside them."""
+    """Hex digest of the syntax trees of some modules and of all that they import from this package or beside them.
+
+    Raises:
+        TaskError: a module is no Python.
+    """
     found: dict[Path, str] = {}
     pending = [path.resolve() for path in files]
     while pending:
@@ -55,7 +61,13 @@ def digest_code(files: Iterable[Path]) -> str:
 @cache
 def _module(path: Path, _changed_ns: int) -> tuple[str, tuple[Path, ...]]:
     """The digest of one module's tree, and the files of this package (or beside the module) that it imports."""
-    tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+    except SyntaxError as error:
+        place = f"{path.name}, line {error.lineno}"
+        raise TaskError(
+            f"expected {path.name} to import, got SyntaxError: {error.msg} ({place}); mend that line"
+        ) from error
     for node in ast.walk(tree):
         _drop_docstring(node)
     imported = {file for name in _imports(tree) for file in _files_of(name, path.parent)}

@@ -1,25 +1,10 @@
 # Gradients under every label, for relabelling; where the classes are many, or by option, of the suspects only.
-def only_suspects():
-    """Whether only the suspects among the train rows get candidates."""
-    many = len(PLAN.classes) > CONFIG.candidates.max_classes
-    return many or CONFIG.candidates.rows == "suspects"
-
-
-def suspects(wildcards):
-    """The list of suspects, where only they count."""
-    wanted = wildcards.split == "train" and only_suspects()
-    return ["results/candidates/suspects.json"] if wanted else []
-
-
 rule suspects:
     input:
         gradients=shards_of("gradients", "flat", "train"),
         curvature="results/curvature/flat-validation.json",
     output:
         manifest="results/candidates/suspects.json",
-    params:
-        config=sections("suspects"),
-        code=code("suspects"),
     log:
         "logs/suspects.log",
     benchmark:
@@ -27,8 +12,11 @@ rule suspects:
     threads: CONFIG.compute.threads
     resources:
         mem_mb=4000,
+    params:
+        config=sections("suspects"),
+        code=code("suspects"),
     shell:
-        "{LOWLAND} stage suspects --config {params.config:q} 2>&1 | tee {log:q}"
+        "lowland stage suspects --config {params.config:q} 2>&1 | tee {log:q}"
 
 
 rule candidates:
@@ -38,10 +26,6 @@ rule candidates:
         projection="results/projection/{checkpoint}.json",
     output:
         manifest="results/candidates/{checkpoint}/{split}/{shard}.json",
-    params:
-        config=sections("candidates"),
-        code=code("candidates"),
-        rows=rows,
     log:
         "logs/candidates/{checkpoint}/{split}/{shard}.log",
     benchmark:
@@ -49,6 +33,10 @@ rule candidates:
     threads: CONFIG.compute.threads
     resources:
         mem_mb=4000,
+    params:
+        config=sections("candidates"),
+        code=code("candidates"),
+        rows=rows,
     shell:
-        "{LOWLAND} stage candidates --checkpoint {wildcards.checkpoint} --split {wildcards.split}"
+        "lowland stage candidates --checkpoint {wildcards.checkpoint} --split {wildcards.split}"
         " --shard {wildcards.shard} --config {params.config:q} 2>&1 | tee {log:q}"

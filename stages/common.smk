@@ -3,6 +3,7 @@
 # A rule's params are what its results depend on: the sections of the configuration that the stage reads, the digest of
 # the code behind it, and the rows of its shard. Snakemake reruns a job when any of them changes.
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,10 @@ from pipeline.shards import Plan
 from pipeline.storage.layout import Layout
 from pipeline.steps.code import code_of
 
-LOWLAND = f"{sys.executable} -m pipeline"
+LOWLAND = f"{shlex.quote(sys.executable)} -m pipeline"
+
+# The rules say `lowland`: the one beside this interpreter, whatever PATH holds. Not a param, so that another environment reruns nothing.
+shell.prefix(f'lowland() {{{{ {LOWLAND} "$@"; }}}}; ')
 
 
 def resolved():
@@ -27,7 +31,15 @@ def planned():
     """The plan, brought up to date by the main process and only read by jobs."""
     if workflow.is_main_process:
         passed = json.dumps(settings.sections(CONFIG, "prepare"))
-        command = [*LOWLAND.split(), "stage", "prepare", "--config", passed]
+        command = [
+            sys.executable,
+            "-m",
+            "pipeline",
+            "stage",
+            "prepare",
+            "--config",
+            passed,
+        ]
         code = subprocess.run([*command, "--whole", json.dumps(CONFIG.plain())]).returncode
         if code:
             raise SystemExit(code)
@@ -72,7 +84,54 @@ def content(*splits):
 
 def shards_of(kind, checkpoint, split):
     """Manifests of all shards of a split; kind is gradients or candidates."""
-    return [
-        f"results/{kind}/{checkpoint}/{split}/{shard.name}.json"
-        for shard in PLAN.splits[split].shards
-    ]
+    return [f"results/{kind}/{checkpoint}/{split}/{shard.name}.json" for shard in PLAN.splits[split].shards]
+
+
+def given_weights(wildcards):
+    """The user's file of weights, where the config names one."""
+    path = CONFIG.task.checkpoint
+    return [path] if path else []
+
+
+def only_suspects():
+    """Whether only the suspects among the train rows get candidates."""
+    many = len(PLAN.classes) > CONFIG.candidates.max_classes
+    return many or CONFIG.candidates.rows == "suspects"
+
+
+def suspects(wildcards):
+    """The list of suspects, where only they count."""
+    relabelled = wildcards.checkpoint == "flat" and wildcards.split == "train"
+    return ["results/candidates/suspects.json"] if relabelled and only_suspects() else []
+
+
+def roots(wildcards):
+    """What the curvature is summed from: gradients, and for the GGN the gradients under every label."""
+    made = shards_of("gradients", wildcards.checkpoint, wildcards.split)
+    if CONFIG.curvature.kind == "ggn":
+        made += shards_of("candidates", wildcards.checkpoint, wildcards.split)
+    return made
+
+
+def curvature_at(wildcards):
+    """The curvature that belongs to a checkpoint: of the train rows at trained, of the validation rows at flat."""
+    split = settings.CURVATURE_SPLIT[wildcards.checkpoint]
+    return f"results/curvature/{wildcards.checkpoint}-{split}.json"
+
+
+def asked(wildcards):
+    """Gradients of the rows that may be asked about."""
+    return shards_of("gradients", wildcards.checkpoint, "validation") + shards_of(
+        "gradients", wildcards.checkpoint, "query"
+    )
+
+
+def relabelling():
+    """Gradients under every label, where the task gives labels."""
+    return shards_of("candidates", "flat", "train") if PLAN.labelled else []
+
+
+def evaluation():
+    """The evaluation, where it is wanted and possible."""
+    wanted = CONFIG.report.evaluation and PLAN.truth and PLAN.classes
+    return ["results/evaluation/mislabel.json"] if wanted else []

@@ -5,9 +5,6 @@ rule evaluate:
         trained="results/checkpoints/trained.json",
     output:
         mislabel="results/evaluation/mislabel.json",
-    params:
-        config=sections("evaluate"),
-        code=code("evaluate"),
     log:
         "logs/evaluate.log",
     benchmark:
@@ -15,5 +12,9 @@ rule evaluate:
     threads: CONFIG.compute.threads
     resources:
         mem_mb=4000,
+    params:
+        config=sections("evaluate"),
+        code=code("evaluate"),
+        truth=PLAN.truth,
     shell:
-        "{LOWLAND} stage evaluate --config {params.config:q} 2>&1 | tee {log:q}"
+        "lowland stage evaluate --config {params.config:q} 2>&1 | tee {log:q}"

@@ -4,10 +4,6 @@ rule flatten:
         trained="results/checkpoints/trained.json",
     output:
         manifest="results/checkpoints/flat.json",
-    params:
-        config=sections("flatten"),
-        code=code("flatten"),
-        content=content("validation"),
     log:
         "logs/flatten.log",
     benchmark:
@@ -15,5 +11,9 @@ rule flatten:
     threads: CONFIG.compute.threads
     resources:
         mem_mb=4000,
+    params:
+        config=sections("flatten"),
+        code=code("flatten"),
+        content=content("validation"),
     shell:
-        "{LOWLAND} stage flatten --config {params.config:q} 2>&1 | tee {log:q}"
+        "lowland stage flatten --config {params.config:q} 2>&1 | tee {log:q}"

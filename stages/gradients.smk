@@ -5,10 +5,6 @@ rule gradients:
         projection="results/projection/{checkpoint}.json",
     output:
         manifest="results/gradients/{checkpoint}/{split}/{shard}.json",
-    params:
-        config=sections("gradients"),
-        code=code("gradients"),
-        rows=rows,
     log:
         "logs/gradients/{checkpoint}/{split}/{shard}.log",
     benchmark:
@@ -16,6 +12,10 @@ rule gradients:
     threads: CONFIG.compute.threads
     resources:
         mem_mb=4000,
+    params:
+        config=sections("gradients"),
+        code=code("gradients"),
+        rows=rows,
     shell:
-        "{LOWLAND} stage gradients --checkpoint {wildcards.checkpoint} --split {wildcards.split}"
+        "lowland stage gradients --checkpoint {wildcards.checkpoint} --split {wildcards.split}"
         " --shard {wildcards.shard} --config {params.config:q} 2>&1 | tee {log:q}"

@@ -5,9 +5,6 @@ rule index:
         vectors="results/vectors/{checkpoint}.json",
     output:
         manifest="results/index/{checkpoint}-{metric}.json",
-    params:
-        config=sections("index"),
-        code=code("index"),
     log:
         "logs/index/{checkpoint}-{metric}.log",
     benchmark:
@@ -15,6 +12,9 @@ rule index:
     threads: CONFIG.compute.threads
     resources:
         mem_mb=4000,
+    params:
+        config=sections("index"),
+        code=code("index"),
     shell:
-        "{LOWLAND} stage index --checkpoint {wildcards.checkpoint} --metric {wildcards.metric}"
+        "lowland stage index --checkpoint {wildcards.checkpoint} --metric {wildcards.metric}"
         " --config {params.config:q} 2>&1 | tee {log:q}"

@@ -5,9 +5,6 @@ rule projection:
         checkpoint="results/checkpoints/{checkpoint}.json",
     output:
         manifest="results/projection/{checkpoint}.json",
-    params:
-        config=sections("projection"),
-        code=code("projection"),
     log:
         "logs/projection/{checkpoint}.log",
     benchmark:
@@ -15,5 +12,8 @@ rule projection:
     threads: CONFIG.compute.threads
     resources:
         mem_mb=4000,
+    params:
+        config=sections("projection"),
+        code=code("projection"),
     shell:
-        "{LOWLAND} stage projection --checkpoint {wildcards.checkpoint} --config {params.config:q} 2>&1 | tee {log:q}"
+        "lowland stage projection --checkpoint {wildcards.checkpoint} --config {params.config:q} 2>&1 | tee {log:q}"

@@ -15,10 +15,6 @@ rule query:
         indexes=sorted({f"results/index/{checkpoint}-{METRIC_OF[score]}.json" for score, checkpoint in ASKED}),
     output:
         manifest="results/query/topk.json",
-    params:
-        config=sections("query"),
-        code=code("query"),
-        content=content("query"),
     log:
         "logs/query.log",
     benchmark:
@@ -26,5 +22,9 @@ rule query:
     threads: CONFIG.compute.threads
     resources:
         mem_mb=4000,
+    params:
+        config=sections("query"),
+        code=code("query"),
+        content=content("query"),
     shell:
-        "{LOWLAND} stage query --config {params.config:q} 2>&1 | tee {log:q}"
+        "lowland stage query --config {params.config:q} 2>&1 | tee {log:q}"

@@ -1,9 +1,4 @@
 # One row a train sample: how harmful, and what its label should be.
-def relabelling():
-    """Gradients under every label, where the task gives labels."""
-    return shards_of("candidates", "flat", "train") if PLAN.labelled else []
-
-
 rule scores:
     input:
         flat=shards_of("gradients", "flat", "train"),
@@ -14,10 +9,6 @@ rule scores:
         vectors="results/vectors/trained.json",
     output:
         manifest="results/scores/scores.json",
-    params:
-        config=sections("scores"),
-        code=code("scores"),
-        content=content("train"),
     log:
         "logs/scores.log",
     benchmark:
@@ -25,5 +16,9 @@ rule scores:
     threads: CONFIG.compute.threads
     resources:
         mem_mb=4000,
+    params:
+        config=sections("scores"),
+        code=code("scores"),
+        content=content("train"),
     shell:
-        "{LOWLAND} stage scores --config {params.config:q} 2>&1 | tee {log:q}"
+        "lowland stage scores --config {params.config:q} 2>&1 | tee {log:q}"

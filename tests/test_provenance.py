@@ -73,7 +73,13 @@ def test_what_is_computed_counts(package, old, new):
     assert digest_code([package / "step.py"]) != before
 
 
-@pytest.mark.parametrize("module", ["core", "deep", "__init__"])
+def test_the_package_that_holds_the_version_does_not_count(package):
+    before = digest_code([package / "step.py"])
+    write(package / "__init__.py", '__version__ = "2"\n')
+    assert digest_code([package / "step.py"]) == before
+
+
+@pytest.mark.parametrize("module", ["core", "deep"])
 def test_modules_imported_directly_lazily_or_on_the_way_count(package, module):
     before = digest_code([package / "step.py"])
     with (package / f"{module}.py").open("a") as stream:

@@ -6,14 +6,18 @@ import importlib
 import json
 import os
 import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
 from pipeline import config as settings
-from pipeline.errors import ConfigError, LowlandError
+from pipeline.errors import ConfigError, LowlandError, TaskError
 from pipeline.storage.layout import Layout
+from pipeline.tasks.names import task_file
 
 WHERE = {
     "projection": ("checkpoint",),
@@ -59,8 +63,32 @@ def _run(name: str, layout: Layout, config_json: str, whole: str | None, label: 
     if name != "prepare" or importlib.import_module("pipeline.steps.freshness").is_stale(layout, config):
         module = importlib.import_module(f"pipeline.steps.{name}")
         job = importlib.import_module("pipeline.steps.job").Job(name, layout, config, lambda line: _say(label, line))
-        module.run(job, **where)
+        with _users_own(name, config):
+            module.run(job, **where)
     _keep_config(layout, whole)
+
+
+@contextmanager
+def _users_own(name: str, config: settings.Config) -> Iterator[None]:
+    """An exception from the user's task file is theirs to mend, wherever it comes up; all others are ours.
+
+    Raises:
+        TaskError: with the line.
+    """
+    try:
+        yield
+    except LowlandError:
+        raise
+    except Exception as error:
+        theirs = "task" in settings.STAGES[name] and ".py:" in config.task.class_
+        file = task_file(config.task.class_) if theirs else None
+        if file is None or not any(Path(frame.filename) == file for frame in traceback.extract_tb(error.__traceback__)):
+            raise
+        from pipeline.tasks.blame import blame
+
+        raise TaskError(
+            f"expected {file.name} to work in the stage {name}, got {blame(error, file)}; mend that line"
+        ) from error
 
 
 def _say(label: str, line: str) -> None:

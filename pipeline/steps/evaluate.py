@@ -37,7 +37,7 @@ METHODS = {
 
 
 def run(job: Job) -> None:
-    """Write `evaluation/mislabel.parquet` and `evaluation/relabel.parquet`; empty where no label or every one is wrong."""
+    """Write `evaluation/mislabel.parquet` and `evaluation/relabel.parquet`; empty where no or every label is wrong."""
     use_threads(job.config)
     plan = job.plan()
     task = task_of(job.config, plan)

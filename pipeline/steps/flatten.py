@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from pipeline.config import FlattenSection
@@ -12,6 +13,7 @@ from pipeline.core.minimum import Progress, Settings, descend
 from pipeline.core.rows import Part, mean_loss
 from pipeline.core.sharpness import filter_noise_rise, sam_rise, top_eigenvalue
 from pipeline.core.strength import Choice, ChoiceProgress, choose, finished
+from pipeline.errors import DataError
 from pipeline.shards import sample
 from pipeline.steps.job import Job
 from pipeline.steps.stores import open_arrays
@@ -39,9 +41,10 @@ def run(job: Job) -> None:
     use_threads(job.config)
     task, section = task_of(job.config, job.plan()), job.config.flatten
     rows = row_set(task, "validation")
+    model = model_at(task, job.layout, "trained")
+    _check_finite(mean_loss(model, task.loss, rows, job.config.compute.batch_rows))
     choice = _choose(job, task, rows)
     strength = choice.strength if choice else _given(section)
-    model = model_at(task, job.layout, "trained")
     before = _sharpness(job, task, model, rows)
     history = _descend(job, task, model, rows, _settings(job, strength))
     after = _sharpness(job, task, model, rows)
@@ -57,6 +60,14 @@ def run(job: Job) -> None:
         record["choice"] = _describe(choice, section)
         record["sharpness"] = {"trained": before, "flat": after}
     job.say(f"validation loss {before['loss']:.4g} at trained, {after['loss']:.4g} at flat; strength {strength:g}")
+
+
+def _check_finite(loss: float) -> None:
+    if not np.isfinite(loss):
+        raise DataError(
+            f"expected finite losses of the validation rows at the trained weights, got a mean of {loss}; "
+            "look for NaN in these rows and in the weights"
+        )
 
 
 def _settings(job: Job, strength: float) -> Settings:

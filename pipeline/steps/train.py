@@ -1,4 +1,4 @@
-"""Train: the checkpoint `trained`, where the user's model is. Weights that the user brings are copied, else the task trains."""
+"""Train: the checkpoint `trained`, where the user's model is. A user's weights are copied, else the task trains."""
 
 from __future__ import annotations
 

@@ -144,6 +144,7 @@ def _probe_split(task: Task, model: nn.Module, rows: RowSet) -> Probe:
     indices = sorted({int(i) for i in np.linspace(0, len(rows) - 1, min(PROBE_ROWS, len(rows)))})
     batch = rows.batch(indices)
     loss = _call(task, f"loss() on {len(indices)} {rows.split} rows", _seeded_loss, task, model, batch)
+    _check_loss(task, loss, len(indices))
     logits = None
     if classifies(task):
         logits = _call(task, f"logits() on {len(indices)} {rows.split} rows", task.logits, model, batch)
@@ -154,6 +155,15 @@ def _probe_split(task: Task, model: nn.Module, rows: RowSet) -> Probe:
 def _seeded_loss(task: Task, model: nn.Module, batch: Batch) -> Tensor:
     torch.manual_seed(0)  # a loss may draw noise; two calls then differ by their batches alone
     return task.loss(model, batch)
+
+
+def _check_loss(task: Task, loss: Any, count: int) -> None:
+    shape = list(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+    if shape != [count]:
+        raise TaskError(
+            f"expected {type(task).__name__}.loss() of shape [{count}], one value a row, got {shape}; "
+            "return losses with reduction='none', averaged over all dimensions but the first"
+        )
 
 
 def _check_logits(task: Task, logits: Any, count: int) -> None:

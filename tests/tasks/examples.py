@@ -50,62 +50,63 @@ class Regression(Task):
             optimizer.step()
 
 
-PROVERBS = """\
-a stitch in time saves nine
-a rolling stone gathers no moss
-actions speak louder than words
-all that glitters is not gold
-an apple a day keeps the doctor away
-a watched pot never boils
-absence makes the heart grow fonder
-all roads lead to rome
-as you sow so shall you reap
-bad news travels fast
-barking dogs seldom bite
-beauty is only skin deep
-beggars cannot be choosers
-better late than never
-birds of a feather flock together
-blood is thicker than water
-brevity is the soul of wit
-curiosity killed the cat
-do not cry over spilt milk
-early to bed and early to rise
-easy come easy go
-every cloud has a silver lining
-every dog has its day
-fools rush in where angels fear to tread
-fortune favours the bold
-great oaks from little acorns grow
-half a loaf is better than none
-haste makes waste
-honesty is the best policy
-hope springs eternal
-it never rains but it pours
-it takes two to tango
-knowledge is power
-laughter is the best medicine
-let sleeping dogs lie
-look before you leap
-make hay while the sun shines
-many hands make light work
-necessity is the mother of invention
-no man is an island
-no news is good news
-one swallow does not make a summer
-out of sight out of mind
-practice makes perfect
-rome was not built in a day
-silence is golden
-still waters run deep
-the early bird catches the worm
-the pen is mightier than the sword
-time and tide wait for no man
-too many cooks spoil the broth
-two heads are better than one
-when in rome do as the romans do
-where there is smoke there is fire
-you cannot teach an old dog new tricks""".split("\n")
+PROVERBS = [
+    "a stitch in time saves nine",
+    "a rolling stone gathers no moss",
+    "actions speak louder than words",
+    "all that glitters is not gold",
+    "an apple a day keeps the doctor away",
+    "a watched pot never boils",
+    "absence makes the heart grow fonder",
+    "all roads lead to rome",
+    "as you sow so shall you reap",
+    "bad news travels fast",
+    "barking dogs seldom bite",
+    "beauty is only skin deep",
+    "beggars cannot be choosers",
+    "better late than never",
+    "birds of a feather flock together",
+    "blood is thicker than water",
+    "brevity is the soul of wit",
+    "curiosity killed the cat",
+    "do not cry over spilt milk",
+    "early to bed and early to rise",
+    "easy come easy go",
+    "every cloud has a silver lining",
+    "every dog has its day",
+    "fools rush in where angels fear to tread",
+    "fortune favours the bold",
+    "great oaks from little acorns grow",
+    "half a loaf is better than none",
+    "haste makes waste",
+    "honesty is the best policy",
+    "hope springs eternal",
+    "it never rains but it pours",
+    "it takes two to tango",
+    "knowledge is power",
+    "laughter is the best medicine",
+    "let sleeping dogs lie",
+    "look before you leap",
+    "make hay while the sun shines",
+    "many hands make light work",
+    "necessity is the mother of invention",
+    "no man is an island",
+    "no news is good news",
+    "one swallow does not make a summer",
+    "out of sight out of mind",
+    "practice makes perfect",
+    "rome was not built in a day",
+    "silence is golden",
+    "still waters run deep",
+    "the early bird catches the worm",
+    "the pen is mightier than the sword",
+    "time and tide wait for no man",
+    "too many cooks spoil the broth",
+    "two heads are better than one",
+    "when in rome do as the romans do",
+    "where there is smoke there is fire",
+    "you cannot teach an old dog new tricks",
+]
 
 LETTERS = " abcdefghijklmnopqrstuvwxyz"
 END = len(LETTERS) + 1  # 0 pads
@@ -143,7 +144,7 @@ class TinyLanguageModel(Task):
         return [{"tokens": self.encode(text), "text_length": len(text)} for text in texts]
 
     def encode(self, text: str) -> Tensor:
-        numbers = [LETTERS.index(letter) + 1 for letter in text][: self.positions] + [END]
+        numbers = [*[LETTERS.index(letter) + 1 for letter in text][: self.positions], END]
         return torch.tensor((numbers + [0] * self.positions)[: self.positions + 1])
 
     def train_rows(self) -> list[Row]:

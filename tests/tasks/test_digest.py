@@ -101,7 +101,7 @@ def test_bfloat16_scalars_and_odd_strides() -> None:
         ({"a": 1, "b": 2}, {"a": 2, "b": 1}),
         ({"a": 1}, [("a", 1)]),
         ((torch.zeros(2), torch.zeros(2)), (torch.zeros(4),)),
-        ([], ()[0:0] + (None,)),
+        ([], (None,)),
         (Record(torch.zeros(1), 1), Other(torch.zeros(1), 1)),
         (Record(torch.zeros(1), 1), Record(torch.zeros(1), 2)),
         (np.array(["a", "b"]), np.array(["a", "c"])),

@@ -107,7 +107,7 @@ def test_damaged_gzip_and_wrong_options(tmp_path: Path) -> None:
 def test_the_csv_of_digits(tmp_path: Path) -> None:
     file = write_mnist_csv(tmp_path / "m.csv.gz", 20)
     task = load("mnist5k", {"path": str(file), "train_size": 10, "validation_size": 4}, Path())
-    images, labels = class_images(20, 10, 28, 2)
+    images, _ = class_images(20, 10, 28, 2)
     got = sorted(
         (255 * row[0]).round().numpy().astype(np.uint8).tobytes() for row in (task.train_rows()[i] for i in range(10))
     )

@@ -1,0 +1,53 @@
+# make demo and make test are the only set-up: both make .venv from constraints.txt first, once.
+PYTHON ?= python3
+BIN := .venv/bin
+ENVIRONMENT := .venv/made
+DEMO := runs/demo
+
+.PHONY: demo test check format bench wheel clean help
+
+help:  ## What can be made
+	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile
+
+$(ENVIRONMENT): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "expected Python 3.11 or newer; make PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/pip install --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(ENVIRONMENT)  ## Digits with a fifth of the labels wrong: find them, mend them, explain a prediction
+	$(BIN)/lowland run --workdir $(DEMO)
+	@echo
+	$(BIN)/lowland evaluate $(DEMO)
+	@echo
+	$(BIN)/lowland suspects $(DEMO) --top 10
+	@echo
+	$(BIN)/lowland query $(DEMO) --row query:0 -k 5
+	@echo
+	@echo "report: $(DEMO)/results/report/index.html"
+
+test: $(ENVIRONMENT)  ## All tests; ARGS="-k word" for some
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(ENVIRONMENT)  ## Linters, formats, types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/snakefmt --check Snakefile stages
+	scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && \
+	$(BIN)/snakemake --lint --snakefile Snakefile --directory "$$scratch"
+
+format: $(ENVIRONMENT)  ## Format everything, and mend what ruff can
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+	$(BIN)/snakefmt Snakefile stages
+
+bench: $(ENVIRONMENT)  ## Benchmarks: ratios, measured in one run
+	$(BIN)/python -m benchmarks
+
+wheel: $(ENVIRONMENT)  ## dist/lowland-*.whl
+	$(BIN)/python -m build --wheel
+
+clean:  ## Remove the environment, caches and built files; runs stay
+	rm -rf .venv dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find pipeline tests benchmarks -name __pycache__ -prune -exec rm -rf {} +

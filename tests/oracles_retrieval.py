@@ -1,0 +1,52 @@
+"""Answers of the stores by brute force: codes decoded from the raw arrays, H = C + lambda I formed and solved densely.
+
+Nothing of the package is used but the places of files: zarr reads the arrays, numpy does the rest in float64.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import zarr
+
+DAMPING = 1.0
+CURVATURE_ROWS = {"trained": "train", "flat": "validation"}
+
+
+def decoded(run: Path, checkpoint: str, split: str) -> np.ndarray:
+    """[n, K] float64: code x row scale x column scale (int8)."""
+    scale = zarr.open_group(str(run / f"results/projection/{checkpoint}.zarr"), mode="r")["column_scale"][:]
+    parts = []
+    for shard in sorted((run / f"results/gradients/{checkpoint}/{split}").glob("*.zarr")):
+        group = zarr.open_group(str(shard), mode="r")
+        assert group["codes"].dtype == np.int8
+        # What a code stands for is defined in float32, in this order.
+        values = group["codes"][:].astype(np.float32) * group["row_scale"][:][:, None] * scale
+        parts.append(values.astype(np.float64))
+    return np.concatenate(parts)
+
+
+def query_vector(run: Path, text: str, split: str, row: int) -> np.ndarray:
+    """[K]: the code itself for cosine, else H^-1 g."""
+    score, checkpoint = text.split("@")
+    code = decoded(run, checkpoint, split)[row]
+    if score == "cosine":
+        return code
+    rows = decoded(run, checkpoint, CURVATURE_ROWS[checkpoint])
+    curvature = rows.T @ rows / len(rows)
+    absolute = DAMPING * np.trace(curvature) / len(rows)
+    return np.linalg.solve(curvature + absolute * np.eye(len(curvature)), code)
+
+
+def brute_force(run: Path, text: str, split: str, row: int, k: int, bottom: bool) -> tuple[list[int], list[float]]:
+    """The k best (or worst) train rows and their scores."""
+    score, checkpoint = text.split("@")
+    query, rows = query_vector(run, text, split, row), decoded(run, checkpoint, "train")
+    values = rows @ query
+    if score == "fvm":
+        values = values**2
+    if score == "cosine":
+        values = values / np.linalg.norm(rows, axis=1) / np.linalg.norm(query)
+    best = np.argsort(values if bottom else -values, kind="stable")[:k]
+    return best.tolist(), values[best].tolist()

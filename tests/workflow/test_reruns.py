@@ -1,0 +1,184 @@
+"""What reruns when something changes: exactly what depends on it. Asked by dry runs, of copies of one finished run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.workflow.runs import (
+    ROWS,
+    Project,
+    array_bytes,
+    artefacts,
+    edited,
+    plainly_planned,
+    planned,
+    succeed,
+    table,
+)
+
+pytestmark = pytest.mark.workflow
+
+Chosen = Callable[[str], bool]
+
+
+def stages(*names: str) -> Chosen:
+    """All artefacts of some stages."""
+    return lambda artefact: artefact.split("/")[0] in names
+
+
+ANSWERS = stages("scores", "query", "evaluation", "report")
+FROM_CURVATURE = stages("curvature", "vectors", "index", "scores", "query", "evaluation", "report")
+
+
+def only_at(checkpoint: str) -> Chosen:
+    """All artefacts at a checkpoint, but for the checkpoint itself."""
+    return lambda artefact: checkpoint in artefact and not artefact.startswith("checkpoints")
+
+
+def last_shard(artefact: str) -> bool:
+    """Gradients of the train rows from 20 on."""
+    return artefact.startswith(("gradients", "candidates")) and artefact.endswith("train/00001")
+
+
+def everything(_: str) -> bool:
+    return True
+
+
+CONFIG: dict[str, tuple[dict[str, Any], Chosen]] = {
+    "seed": ({"seed": 7}, everything),
+    "flatten.steps": (
+        {"flatten": {"steps": 21}},
+        lambda artefact: artefact == "checkpoints/flat" or only_at("flat")(artefact) or ANSWERS(artefact),
+    ),
+    "projection.dimension": (
+        {"projection": {"dimension": 32}},
+        lambda artefact: not artefact.startswith("checkpoints"),
+    ),
+    "gradients.codec": ({"gradients": {"codec": "bf16"}}, lambda artefact: not artefact.startswith("checkpoints")),
+    "curvature.damping": ({"curvature": {"damping": 0.5}}, FROM_CURVATURE),
+    "index.factory": ({"index": {"factory": "SQ8"}}, stages("index", "query", "report")),
+    "query.k": ({"query": {"k": 4}}, stages("query", "report")),
+    "evaluate.neighbours": ({"evaluate": {"neighbours": 4}}, stages("evaluation", "report")),
+    "report.suspects": ({"report": {"suspects": 4}}, stages("report")),
+}
+"""A changed key, and which artefacts are made anew."""
+
+OPTIONS: dict[str, tuple[list[str], Chosen]] = {
+    "nothing": ([], lambda _: False),
+    "force index": (["--force", "index"], stages("index", "query", "report")),
+    "force curvature": (["--force", "curvature"], FROM_CURVATURE),
+    "refit": (["--refit"], everything),
+    "refit until gradients": (["--refit", "--until", "gradients"], stages("checkpoints", "projection", "gradients")),
+}
+
+
+@pytest.fixture(scope="module")
+def plans(project: Project, tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
+    """What each change would make anew; two dry runs at a time."""
+    asked: dict[str, Callable[[], set[str]]] = {}
+    for name, (sections, _) in CONFIG.items():
+        copy = project.copy_of_run(tmp_path_factory.mktemp("copy"))
+        asked[name] = partial(planned, copy, "-c", project.changed(Path(name), **sections))
+    for name, (options, _) in OPTIONS.items():
+        asked[name] = partial(planned, project.copy_of_run(tmp_path_factory.mktemp("copy")), *options)
+    asked["a new run"] = partial(planned, tmp_path_factory.mktemp("new") / "run", "-c", project.config)
+    plain = project.copy_of_run(tmp_path_factory.mktemp("copy"))
+    asked["plain"] = partial(plainly_planned, plain, project.config)
+    changed = project.changed(Path("plain"), curvature={"damping": 0.5})
+    asked["plain, curvature.damping"] = partial(plainly_planned, plain, changed)
+    asked["plain, a new run"] = partial(plainly_planned, tmp_path_factory.mktemp("new") / "run", project.config)
+    with ThreadPoolExecutor(2) as pool:
+        return dict(zip(asked, pool.map(lambda ask: ask(), asked.values()), strict=True))
+
+
+@pytest.fixture(scope="module")
+def whole(project: Project) -> set[str]:
+    return artefacts(project.run)
+
+
+def test_a_dry_run_names_all_that_a_run_makes(plans: dict[str, set[str]], whole: set[str]) -> None:
+    assert plans["a new run"] == whole
+    assert {f"gradients/flat/train/0000{i}" for i in range(2)} <= whole
+    assert {"checkpoints/flat", "index/flat-inner", "scores/scores", "report/index"} <= whole
+
+
+@pytest.mark.parametrize("name", CONFIG)
+def test_a_changed_key_reruns_what_depends_on_it(name: str, plans: dict[str, set[str]], whole: set[str]) -> None:
+    assert plans[name] == {artefact for artefact in whole if CONFIG[name][1](artefact)}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_an_option_reruns_what_it_says(name: str, plans: dict[str, set[str]], whole: set[str]) -> None:
+    assert plans[name] == {artefact for artefact in whole if OPTIONS[name][1](artefact)}
+
+
+def test_plain_snakemake_plans_the_same(plans: dict[str, set[str]]) -> None:
+    assert plans["plain"] == set()
+    assert plans["plain, curvature.damping"] == plans["curvature.damping"]
+    assert plans["plain, a new run"] == plans["a new run"]
+
+
+def test_a_dry_run_leaves_config_and_results_as_they_were(project: Project, tmp_path: Path) -> None:
+    copy = project.copy_of_run(tmp_path)
+    files = [copy / "config.yaml", *sorted((copy / "results").rglob("*.*"))]
+    before = {file: file.read_bytes() for file in files if file.is_file()}
+    planned(copy, "-c", project.changed(tmp_path, gradients={"codec": "bf16"}))
+    assert {file: file.read_bytes() for file in files if file.is_file()} == before
+
+
+def test_appended_rows_need_their_own_shards_only(project: Project, tmp_path: Path, whole: set[str]) -> None:
+    with edited(project.data, array_bytes(table(ROWS + 25))):  # the partial second shard is filled, a third one begins
+        made = planned(project.copy_of_run(tmp_path))
+    third = {f"{kind}/train/00002" for kind in ("gradients/trained", "gradients/flat", "candidates/flat")}
+    # Curvature of the validation rows and the vectors at flat know nothing of train rows.
+    later = {name for name in whole if FROM_CURVATURE(name)} - {"curvature/flat-validation", "vectors/flat"}
+    assert made == third | {name for name in whole if last_shard(name)} | later
+
+
+def test_a_relabelled_row_needs_its_own_shard_only(project: Project, tmp_path: Path, whole: set[str]) -> None:
+    rows = table(ROWS)
+    rows[5, 64] = (rows[5, 64] + 1) % 10
+    with edited(project.data, array_bytes(rows)):
+        made = planned(project.copy_of_run(tmp_path))
+    touched = {name for name in made if name.startswith(("gradients", "candidates", "projection", "checkpoints"))}
+    assert touched == {f"{kind}/train/00000" for kind in ("gradients/trained", "gradients/flat", "candidates/flat")}
+    assert {"scores/scores", "index/flat-inner", "report/index"} <= made
+
+
+def test_another_truth_reruns_the_evaluation_only(project: Project, tmp_path: Path, whole: set[str]) -> None:
+    rows = table(ROWS)
+    rows[:, 65] = rows[::-1, 65]
+    with edited(project.data, array_bytes(rows)):
+        assert planned(project.copy_of_run(tmp_path)) == {"evaluation/mislabel", "report/index"}
+
+
+def test_an_edit_of_the_task_reruns_its_stages_unless_accepted(
+    project: Project, tmp_path: Path, whole: set[str]
+) -> None:
+    copy = project.copy_of_run(tmp_path)
+    source = project.task.read_bytes()
+    with edited(project.task, source.replace(b"Rows from a file", b"Rows from the file")):
+        assert planned(copy) == set()  # a docstring computes nothing
+    with edited(project.task, source + b"\n\nNEW = 1\n"):
+        assert planned(copy) == whole
+        succeed("run", "--workdir", copy, "--accept-code", "-n")
+        assert planned(copy) == set()
+
+
+def test_an_edit_of_a_neighbour_of_the_task_counts_too(project: Project, tmp_path: Path) -> None:
+    neighbour = project.directory / "my_task.py"
+    with edited(neighbour, neighbour.read_bytes() + b"\n\nNEW = 1\n"):
+        assert "checkpoints/trained" in planned(project.copy_of_run(tmp_path))
+
+
+def test_another_size_of_shards_leaves_what_was_fitted(project: Project, tmp_path: Path) -> None:
+    made = planned(project.copy_of_run(tmp_path), "-c", project.changed(tmp_path, plan={"shard_rows": 25}))
+    assert not {name for name in made if name.startswith(("checkpoints", "projection"))}
+    assert {"gradients/flat/train/00000", "gradients/flat/train/00001", "scores/scores"} <= made
+    assert not {name for name in made if "/validation/" in name or "/query/" in name}  # one shard either way
