@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from pipeline.cli.common import JSON, RUN, layout_of, show
-from pipeline.cli.run import drive
+from pipeline.cli.run import all_cores, drive
 from pipeline.errors import DataError
 from pipeline.shards import Plan
 from pipeline.storage.artefact import manifest_path, open_artefact
@@ -28,7 +28,7 @@ def evaluate(run: Path, as_json: bool) -> None:
         raise DataError(
             "expected a task with true_labels to evaluate against, got one without; give it the property true_labels"
         )
-    drive(run, ["--cores", "1"], ["results/evaluation/mislabel.json"])
+    drive(run, all_cores(), ["results/evaluation/mislabel.json"])
     for table, header in HEADERS.items():
         path = layout.evaluation(table)
         if manifest_path(path).is_file():

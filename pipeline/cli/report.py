@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from pipeline.cli.common import RUN, layout_of
-from pipeline.cli.run import drive
+from pipeline.cli.run import all_cores, drive
 
 
 @click.command()
@@ -15,5 +15,5 @@ from pipeline.cli.run import drive
 def report(run: Path) -> None:
     """Bring the report of RUN up to date and say where it is."""
     layout = layout_of(run)
-    drive(run, ["--cores", "1"], ["results/report/index.json"])
+    drive(run, all_cores(), ["results/report/index.json"])
     click.echo(layout.report)

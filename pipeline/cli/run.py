@@ -21,6 +21,17 @@ from pipeline.steps.code import accept
 from pipeline.storage.artefact import read_manifest, write_whole
 from pipeline.storage.layout import Layout
 
+CHATTER = (
+    "Assuming unrestricted shared filesystem",
+    "Building DAG of jobs",
+    "Using shell:",
+    "Select jobs to execute",
+    "Execute ",
+    "Elapsed time:",
+    "Complete log(s):",
+)
+"""How lines of Snakemake's begin that repeat themselves at every job."""
+
 STAGE = click.Choice([name for name in settings.STAGES if name != "prepare"])
 
 
@@ -136,7 +147,7 @@ def arguments_of(options: dict[str, Any]) -> list[str]:
     """Our options in Snakemake's words."""
     arguments: list[str] = []
     if options["cores"] or not options["profile"]:  # a profile says it itself; on a cluster it is the sum over all jobs
-        arguments += ["--cores", str(options["cores"] or os.cpu_count() or 1)]
+        arguments += ["--cores", str(options["cores"])] if options["cores"] else all_cores()
     forced = [*options["force"], *(["train", "projection"] if options["refit"] else [])]
     if forced:
         arguments += ["--forcerun", *forced]
@@ -157,6 +168,11 @@ def _profile(name: str) -> Path:
     return path.resolve()
 
 
+def all_cores() -> list[str]:
+    """The argument that lets Snakemake use the whole machine."""
+    return ["--cores", str(os.cpu_count() or 1)]
+
+
 def drive(directory: Path, arguments: list[str], targets: list[str] | None = None, dry_run: bool = False) -> None:
     """Run Snakemake in the run's directory.
 
@@ -172,7 +188,7 @@ def drive(directory: Path, arguments: list[str], targets: list[str] | None = Non
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(snakefile), "--directory", str(directory),
                "--rerun-incomplete", *([] if dry_run else ["--quiet", "progress", "rules", "host"]),
                *arguments, "--", *(targets or [])]  # fmt: skip
-    code = subprocess.run(command).returncode
+    code = subprocess.run(command).returncode if dry_run else _run_quietly(command)
     if code == 0:
         return
     if failure.is_file():
@@ -190,6 +206,15 @@ def drive(directory: Path, arguments: list[str], targets: list[str] | None = Non
         f"expected the workflow to finish, got exit code {code} from Snakemake; its last lines say why, the logs are "
         f"in {directory / 'logs'}"
     )
+
+
+def _run_quietly(command: list[str]) -> int:
+    """Run Snakemake with all that it and its jobs say on stderr, without the lines that say nothing to people."""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        for line in process.stdout or ():
+            if not line.startswith(CHATTER):
+                click.echo(line, nl=False, err=True)
+    return process.returncode
 
 
 def _recorded_code(layout: Layout) -> dict[str, str]:

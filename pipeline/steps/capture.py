@@ -24,6 +24,8 @@ from pipeline.tasks.checks import row_set
 
 Array = np.ndarray[Any, Any]
 
+PROBED_ROWS = 16
+
 
 @dataclass(frozen=True)
 class Captured:
@@ -63,9 +65,18 @@ def set_up(task: Task, layout: Layout, config: Config, checkpoint: str, method: 
     """Model, engine and projection at a checkpoint."""
     model = model_at(task, layout, checkpoint)
     shapes, left_out = attributed(model, config.gradients.include, config.gradients.exclude)
-    probe = row_set(task, "train")
-    coverage = cover(model, task.loss, tuple(shapes), probe.batch(range(min(2, len(probe)))), config.gradients.engine)
+    coverage = cover(model, task.loss, tuple(shapes), _probe(task, model), config.gradients.engine)
     return Capturer(task, model, coverage, make(method, shapes, dimension, seed, state), left_out)
+
+
+def _probe(task: Task, model: nn.Module) -> Any:
+    """Two train rows with finite losses, sought among some spread over all; rows that are not finite prove nothing."""
+    rows = row_set(task, "train")
+    spread = np.unique(np.linspace(0, len(rows) - 1, PROBED_ROWS).round().astype(int)).tolist()
+    with torch.no_grad():
+        losses = task.loss(model, rows.batch(spread))
+    finite = [row for row, loss in zip(spread, losses.isfinite().tolist(), strict=True) if loss]
+    return rows.batch((finite or spread)[:2])
 
 
 def set_up_fitted(task: Task, layout: Layout, config: Config, checkpoint: str) -> tuple[Capturer, Codec, Manifest]:

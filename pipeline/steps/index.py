@@ -14,8 +14,9 @@ from pipeline.core.agreement import recall_at_k
 from pipeline.core.influence import unit
 from pipeline.shards import sample
 from pipeline.steps.job import Job
+from pipeline.steps.preconditioned import open_vectors
 from pipeline.steps.retrieve import exact_search, index_search
-from pipeline.steps.stores import FINITE, CodeSet, blocks, open_arrays, open_codes, open_vectors
+from pipeline.steps.stores import FINITE, CodeSet, blocks, open_arrays, open_codes
 from pipeline.storage import indexes
 from pipeline.storage.layout import METRIC_OF
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import sys
@@ -72,6 +73,33 @@ class Job:
     def progress(self, what: str, total: int, unit: str = "rows") -> Progress:
         """A counter that says how far a loop is, every two seconds."""
         return Progress(what, total, unit, self.say)
+
+
+@contextmanager
+def hearing(job: Job) -> Iterator[None]:
+    """Within the context, what a task tells the `pipeline` logger is said, at most once in two seconds."""
+    heard = _Heard(job.say)
+    logger = logging.getLogger("pipeline")
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    logger.addHandler(heard)
+    try:
+        yield
+    finally:
+        logger.removeHandler(heard)
+        logger.setLevel(level)
+
+
+class _Heard(logging.Handler):
+    def __init__(self, say: Say) -> None:
+        super().__init__(logging.INFO)
+        self._say, self._last = say, time.monotonic()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        now = time.monotonic()
+        if now - self._last >= QUIET_S or record.levelno > logging.INFO:
+            self._last = now
+            self._say(record.getMessage())
 
 
 class Progress:

@@ -15,8 +15,9 @@ from pipeline.core.influence import SIGNED
 from pipeline.errors import DataError
 from pipeline.shards import Plan
 from pipeline.steps.job import Job
+from pipeline.steps.preconditioned import check_curvature, open_preconditioner, open_vectors
 from pipeline.steps.retrieve import Ranked, exact_search, index_search
-from pipeline.steps.stores import FINITE, CodeSet, check_curvature, open_codes, open_preconditioner, open_vectors
+from pipeline.steps.stores import FINITE, CodeSet, open_codes
 from pipeline.storage import indexes
 from pipeline.storage.artefact import manifest_path, open_artefact
 from pipeline.storage.layout import METRIC_OF, Layout

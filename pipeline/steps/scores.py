@@ -14,16 +14,8 @@ from pipeline.core.influence import relabel
 from pipeline.core.preconditioner import Preconditioner
 from pipeline.shards import Plan
 from pipeline.steps.job import Job
-from pipeline.steps.stores import (
-    FINITE,
-    CodeSet,
-    Vectors,
-    open_arrays,
-    open_candidates,
-    open_codes,
-    open_preconditioner,
-    open_vectors,
-)
+from pipeline.steps.preconditioned import Vectors, open_preconditioner, open_vectors
+from pipeline.steps.stores import FINITE, CodeSet, open_arrays, open_candidates, open_codes
 from pipeline.storage.artefact import read_manifest
 from pipeline.storage.tables import write_table
 

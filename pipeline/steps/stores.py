@@ -14,14 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.config import CURVATURE_SPLIT
 from pipeline.core.codec import Codec
-from pipeline.core.curvature import Spectrum
-from pipeline.core.preconditioner import Preconditioner
 from pipeline.errors import StoreError
 from pipeline.shards import Plan
 from pipeline.storage.arrays import Arrays
-from pipeline.storage.artefact import Manifest, open_artefact, read_manifest
+from pipeline.storage.artefact import Manifest, open_artefact
 from pipeline.storage.layout import Layout
 
 Array = np.ndarray[Any, Any]
@@ -184,58 +181,6 @@ def open_codec(layout: Layout, checkpoint: str) -> tuple[Codec, Manifest]:
     """The codec that was fitted with the projection of a checkpoint."""
     manifest, arrays = open_arrays(layout.projection(checkpoint), "projection")
     return Codec(manifest.identity["gradients"]["codec"], arrays.read("column_scale")), manifest
-
-
-def open_preconditioner(layout: Layout, checkpoint: str, split: str) -> tuple[Preconditioner, Manifest]:
-    """H^-1 of a split's curvature at a checkpoint."""
-    manifest, arrays = open_arrays(layout.curvature(checkpoint, split), "curvature")
-    values = arrays.read("values")
-    vectors = arrays.read("vectors") if "vectors" in arrays else None
-    spectrum = Spectrum(values, vectors, manifest.identity["rows"])
-    return Preconditioner(spectrum, float(arrays.read("damping")[0])), manifest
-
-
-@dataclass(frozen=True)
-class Vectors:
-    """Rows that may be asked about, as they are and preconditioned, float64."""
-
-    manifest: Manifest
-    arrays: Arrays
-
-    def codes(self, split: str, rows: Array | slice | None = None) -> Array:
-        """g, [n, K]."""
-        return self.arrays.read(f"{split}_code", rows)
-
-    def solved(self, split: str, rows: Array | slice | None = None) -> Array:
-        """u = H^-1 g, [n, K]."""
-        return self.arrays.read(f"{split}_solved", rows)
-
-
-def open_vectors(layout: Layout, checkpoint: str) -> Vectors:
-    """The vectors of validation and query rows at a checkpoint.
-
-    Raises:
-        StoreError: missing or damaged, or made with another curvature than stands there now.
-    """
-    path, source = layout.vectors(checkpoint), layout.curvature(checkpoint, CURVATURE_SPLIT[checkpoint])
-    vectors = Vectors(*open_arrays(path, "vectors"))
-    if vectors.manifest.identity["curvature"] != read_manifest(source).digest:
-        raise StoreError(f"expected {path} made with the curvature at {source}, got another one; run `lowland run`")
-    return vectors
-
-
-def check_curvature(layout: Layout, checkpoint: str, codes: CodeSet) -> None:
-    """Refuse a curvature of train rows that was summed over other gradients than these.
-
-    Raises:
-        StoreError: naming both.
-    """
-    path = layout.curvature(checkpoint, "train")
-    manifest = read_manifest(path)
-    if manifest.identity["curvature"]["kind"] != "ggn" and manifest.identity["inputs"] != codes.digests():
-        raise StoreError(
-            f"expected {path} summed over {codes.shards[0].path.parent}, got one of other gradients; run `lowland run`"
-        )
 
 
 def blocks(codes: CodeSet) -> Iterator[tuple[Array, Array]]:

@@ -8,7 +8,8 @@ import numpy as np
 
 from pipeline.core.influence import order
 from pipeline.steps.job import Job
-from pipeline.steps.stores import open_codes, open_preconditioner
+from pipeline.steps.preconditioned import open_preconditioner
+from pipeline.steps.stores import open_codes
 from pipeline.storage.arrays import write_arrays
 
 

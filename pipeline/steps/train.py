@@ -9,7 +9,7 @@ import torch
 
 from pipeline.errors import InputError, TaskError
 from pipeline.provenance import digest_file
-from pipeline.steps.job import Job
+from pipeline.steps.job import Job, hearing
 from pipeline.steps.tasks import new_model, seed_everything, task_of, use_threads
 from pipeline.storage.weights import load_into, save_weights
 from pipeline.tasks.base import Task
@@ -29,7 +29,8 @@ def run(job: Job) -> None:
     else:
         job.say(f"training on {plan.splits['train'].rows} rows")
         seed_everything(job.config.seed, "train")
-        model = new_trained(task)
+        with hearing(job):
+            model = new_trained(task)
     with job.writing(job.layout.checkpoint("trained"), "checkpoint", identity) as (path, record):
         save_weights(path, model)
         record["rows"] = plan.splits["train"].rows

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from pipeline.config import CURVATURE_SPLIT
 from pipeline.steps.job import Job
-from pipeline.steps.stores import open_codes, open_preconditioner
+from pipeline.steps.preconditioned import open_preconditioner
+from pipeline.steps.stores import open_codes
 from pipeline.storage.arrays import ArrayWriter
 
 

@@ -20,7 +20,8 @@ from pipeline.core.curvature import spectrum_of_roots
 from pipeline.core.preconditioner import Preconditioner
 from pipeline.shards import Plan
 from pipeline.steps.capture import set_up
-from pipeline.steps.stores import open_codes, open_preconditioner, open_vectors
+from pipeline.steps.preconditioned import open_preconditioner, open_vectors
+from pipeline.steps.stores import open_codes
 from pipeline.steps.tasks import task_of
 from pipeline.storage.layout import Layout
 from pipeline.storage.tables import read_table

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from pipeline.shards import Plan
-from pipeline.steps.stores import open_candidates, open_codes, open_preconditioner
+from pipeline.steps.preconditioned import open_preconditioner
+from pipeline.steps.stores import open_candidates, open_codes
 from pipeline.storage.layout import Layout
 from tests.workflow.runs import ROWS, Project, planned
 from tests.workflow.steps import config_of, scores_of, stage
