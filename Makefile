@@ -34,8 +34,7 @@ check: $(ENVIRONMENT)  ## Linters, formats, types
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/snakefmt --check Snakefile stages
-	scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && \
-	$(BIN)/snakemake --lint --snakefile Snakefile --directory "$$scratch"
+	bash .ci/lint $(BIN)
 
 format: $(ENVIRONMENT)  ## Format everything, and mend what ruff can
 	$(BIN)/ruff check --fix
