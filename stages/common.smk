@@ -16,8 +16,9 @@ from pipeline.steps.code import code_of
 
 LOWLAND = f"{shlex.quote(sys.executable)} -m pipeline"
 
-# The rules say `lowland`: the one beside this interpreter, whatever PATH holds. Not a param, so that another environment reruns nothing.
-shell.prefix(f'lowland() {{{{ {LOWLAND} "$@"; }}}}; ')
+# The rules say `lowland`: the one beside this interpreter, whatever PATH holds. Not a param, so that another environment
+# reruns nothing. A prefix replaces the strict mode that Snakemake sets by itself, without which `tee` would hide a failure.
+shell.prefix(f'set -euo pipefail; lowland() {{{{ {LOWLAND} "$@"; }}}}; ')
 
 
 def resolved():

@@ -32,6 +32,23 @@ CHATTER = (
 )
 """How lines of Snakemake's begin that repeat themselves at every job."""
 
+TROUBLE = (
+    "lowland: ",
+    "RuleException",
+    "CalledProcessError",
+    "Command '",
+    "WorkflowError",
+    "At least one job",
+    "Shutting down",
+    "Exiting because",
+)
+"""How lines begin that surround a failed job; they are said only where the job's own sentence is not known."""
+
+
+class Unplanned(InputError):
+    """The plan could not be made; no job has run."""
+
+
 STAGE = click.Choice([name for name in settings.STAGES if name != "prepare"])
 
 
@@ -123,7 +140,7 @@ def _given_back(*files: Path) -> Iterator[Callable[[], None]]:
 
     try:
         yield give_back
-    except SystemExit:
+    except (SystemExit, Unplanned):
         give_back()
         raise
 
@@ -177,9 +194,9 @@ def drive(directory: Path, arguments: list[str], targets: list[str] | None = Non
     """Run Snakemake in the run's directory.
 
     Raises:
-        InputError: a stage found something in the input to mend; its message is repeated here. Or another run is at
-        work.
-        SystemExit: the plan could not be made, or the configuration is wrong; this has been said, and no job has run.
+        Unplanned: the plan could not be made.
+        InputError: a stage found something in the input to mend, or another run is at work.
+        SystemExit: the configuration is wrong; this has been said, and no job has run.
         LowlandError: the workflow failed otherwise.
     """
     failure = Layout(directory).results / "failure.json"
@@ -188,15 +205,15 @@ def drive(directory: Path, arguments: list[str], targets: list[str] | None = Non
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(snakefile), "--directory", str(directory),
                "--rerun-incomplete", *([] if dry_run else ["--quiet", "progress", "rules", "host"]),
                *arguments, "--", *(targets or [])]  # fmt: skip
-    code = subprocess.run(command).returncode if dry_run else _run_quietly(command)
+    code, held = (subprocess.run(command).returncode, "") if dry_run else _run_quietly(command)
     if code == 0:
         return
     if failure.is_file():
-        value = json.loads(failure.read_text(encoding="utf-8"))
-        if value["stage"] == "prepare":
-            sys.exit(value["exit_code"])  # it has said why
-        kind = InputError if value["exit_code"] == InputError.exit_code else LowlandError
-        raise kind(f"{value['stage']}: {value['message']}")
+        left = json.loads(failure.read_text(encoding="utf-8"))
+        if dry_run:
+            sys.exit(left["exit_code"])  # it has said why
+        raise _failure(left)
+    click.echo(held, nl=False, err=True)
     if code == InputError.exit_code:
         sys.exit(code)  # the Snakefile has said why
     if any(_locks(directory).glob("*")):
@@ -208,13 +225,24 @@ def drive(directory: Path, arguments: list[str], targets: list[str] | None = Non
     )
 
 
-def _run_quietly(command: list[str]) -> int:
-    """Run Snakemake with all that it and its jobs say on stderr, without the lines that say nothing to people."""
+def _failure(value: dict[str, Any]) -> LowlandError:
+    """What a failed stage left, as an error."""
+    if value["stage"] == "prepare":
+        return Unplanned(value["message"])
+    kind = InputError if value["exit_code"] == InputError.exit_code else LowlandError
+    return kind(f"{value['stage']}: {value['message']}")
+
+
+def _run_quietly(command: list[str]) -> tuple[int, str]:
+    """Run Snakemake with what it and its jobs say on stderr, but for `CHATTER`; returns its exit code and the `TROUBLE`."""
+    held = []
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         for line in process.stdout or ():
-            if not line.startswith(CHATTER):
+            if line.startswith(TROUBLE):
+                held.append(line)
+            elif not line.startswith(CHATTER):
                 click.echo(line, nl=False, err=True)
-    return process.returncode
+    return process.returncode, "".join(held)
 
 
 def _recorded_code(layout: Layout) -> dict[str, str]:

@@ -55,7 +55,7 @@ def flattening(layout: Layout) -> Flattening:
         chosen=choice["reason"],
         candidates=candidates,
         history=tuple(map(tuple, manifest.record["history"])),
-        verdict=choice["verdict"],
+        verdict=f"{choice['verdict'].capitalize()}.",
     )
 
 
