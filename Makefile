@@ -27,7 +27,7 @@ demo: $(ENVIRONMENT)  ## Digits with a fifth of the labels wrong: find them, men
 	@echo "report: $(DEMO)/results/report/index.html"
 
 test: $(ENVIRONMENT)  ## All tests; ARGS="-k word" for some
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(ARGS)
 
 check: $(ENVIRONMENT)  ## Linters, formats, types
 	$(BIN)/ruff check

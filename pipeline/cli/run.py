@@ -45,7 +45,7 @@ TROUBLE = (
 """How lines begin that surround a failed job; they are said only where the job's own sentence is not known."""
 
 
-class Unplanned(InputError):
+class UnplannedError(InputError):
     """The plan could not be made; no job has run."""
 
 
@@ -140,7 +140,7 @@ def _given_back(*files: Path) -> Iterator[Callable[[], None]]:
 
     try:
         yield give_back
-    except (SystemExit, Unplanned):
+    except (SystemExit, UnplannedError):
         give_back()
         raise
 
@@ -194,7 +194,7 @@ def drive(directory: Path, arguments: list[str], targets: list[str] | None = Non
     """Run Snakemake in the run's directory.
 
     Raises:
-        Unplanned: the plan could not be made.
+        UnplannedError: the plan could not be made.
         InputError: a stage found something in the input to mend, or another run is at work.
         SystemExit: the configuration is wrong; this has been said, and no job has run.
         LowlandError: the workflow failed otherwise.
@@ -228,13 +228,13 @@ def drive(directory: Path, arguments: list[str], targets: list[str] | None = Non
 def _failure(value: dict[str, Any]) -> LowlandError:
     """What a failed stage left, as an error."""
     if value["stage"] == "prepare":
-        return Unplanned(value["message"])
+        return UnplannedError(value["message"])
     kind = InputError if value["exit_code"] == InputError.exit_code else LowlandError
     return kind(f"{value['stage']}: {value['message']}")
 
 
 def _run_quietly(command: list[str]) -> tuple[int, str]:
-    """Run Snakemake with what it and its jobs say on stderr, but for `CHATTER`; returns its exit code and the `TROUBLE`."""
+    """Run Snakemake, saying on stderr what it says but for `CHATTER`; returns its exit code and its `TROUBLE`."""
     held = []
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         for line in process.stdout or ():
