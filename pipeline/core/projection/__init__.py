@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from pipeline.core.projection.base import Projection, Shapes, Sketch, State
 from pipeline.core.projection.dmin import DMin
+from pipeline.core.projection.eigenbasis import Eigenbasis
+from pipeline.core.projection.eigenfit import EigenbasisFitter
+from pipeline.core.projection.fitting import Fitter, Seeded, Settings
 from pipeline.core.projection.identity import Identity
 from pipeline.core.projection.kronecker import Kronecker
 from pipeline.core.projection.rademacher import Rademacher
 from pipeline.core.projection.sjlt import SJLT
 from pipeline.errors import ConfigError
 
-__all__ = ["METHODS", "Projection", "Shapes", "Sketch", "State", "make"]
+__all__ = ["FITTED", "METHODS", "Fitter", "Projection", "Settings", "Shapes", "Sketch", "State", "fitter", "make"]
 
 METHODS: dict[str, type[Projection]] = {
     "identity": Identity,
@@ -18,7 +23,17 @@ METHODS: dict[str, type[Projection]] = {
     "dmin": DMin,
     "rademacher": Rademacher,
     "kronecker": Kronecker,
+    "eigenbasis": Eigenbasis,
 }
+FITTED: dict[str, Callable[[Shapes, int, int, Settings], Fitter]] = {"eigenbasis": EigenbasisFitter}
+"""Methods that need passes over a sample; a seed is enough for the others."""
+
+
+def fitter(method: str, shapes: Shapes, dimension: int, seed: int, settings: Settings | None = None) -> Fitter:
+    """What fits a projection; for one that a seed stands for it has no passes. Arguments and errors as in `make`."""
+    if method not in FITTED:
+        return Seeded(lambda: make(method, shapes, dimension, seed))
+    return FITTED[method](shapes, dimension, seed, settings or Settings())
 
 
 def make(method: str, shapes: Shapes, dimension: int, seed: int, state: State | None = None) -> Projection:

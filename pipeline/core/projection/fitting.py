@@ -1,0 +1,87 @@
+"""How a projection is fitted: passes over a sample of rows, each batch of which goes into a sink.
+
+    fitter = METHODS[method].fitter(shapes, dimension, seed, settings)
+    for _ in range(fitter.passes):
+        for batch in batches:
+            with fitter.batch(rows) as sink:
+                engine.capture(batch, sink)
+        fitter.end_pass()
+    projection = fitter.projection()
+
+The same rows come in every pass; what is fitted depends neither on their order nor on their batches, but for rounding.
+A projection that a seed stands for needs no pass. Letters: B rows of a batch, K compressed size.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+
+from pipeline.core.projection.base import Projection
+from pipeline.core.sink import Sink
+from pipeline.errors import LowlandError
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a fitted projection wants to know beside its dimension.
+
+    Attributes:
+        basis: r, how many directions of a side of a parameter are kept at most.
+        selected: K1, how many coordinates are selected before the second step down to K; no such step where K1 <= K.
+    """
+
+    basis: int = 64
+    selected: int = 4096
+
+
+class Fitter(ABC):
+    """Fits one projection; see the module.
+
+    Attributes:
+        passes: how many passes over the sample it needs.
+    """
+
+    passes: int
+
+    @abstractmethod
+    def batch(
+        self, rows: int, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    ) -> AbstractContextManager[Sink]:
+        """A sink for the gradients of a batch of B = `rows` rows in the current pass."""
+
+    @abstractmethod
+    def end_pass(self) -> None:
+        """All rows of the sample have been seen once more."""
+
+    @abstractmethod
+    def projection(self) -> Projection:
+        """The projection, when all passes have ended."""
+
+
+class Seeded(Fitter):
+    """The fitter of a projection that is known from its seed."""
+
+    passes = 0
+
+    def __init__(self, build: Callable[[], Projection]) -> None:
+        """Take what builds the projection."""
+        self._build = build
+
+    def batch(
+        self, rows: int, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    ) -> AbstractContextManager[Sink]:
+        """Never asked for."""
+        raise LowlandError("expected no pass for a projection that is known from its seed, got a batch: call projection()")
+
+    def end_pass(self) -> None:
+        """Never asked for."""
+        raise LowlandError("expected no pass for a projection that is known from its seed, got one: call projection()")
+
+    def projection(self) -> Projection:
+        """The projection."""
+        return self._build()

@@ -1,0 +1,84 @@
+"""The eigenbasis of one side of a parameter, from its second moment M = sum over x x^T, in float64.
+
+A side of up to `LONGEST` numbers keeps M itself and takes its leading eigenvectors. A longer one keeps only M times a
+random [n, w] matrix and takes those of the Nystrom approximation (Tropp, Yurtsever, Udell and Cevher 2017, arXiv
+1706.05736), whose error is of the order of the eigenvalues left out; w is twice the basis, so no n x n matrix is held.
+
+Letters: n numbers of a side, m vectors of a batch, r size of the basis, w width of the sketch.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import numpy as np
+import torch
+from torch import Tensor
+
+LONGEST = 2048
+STEP_BYTES = 2**24  # of vectors brought to float64 at a time
+
+
+class Side(ABC):
+    """The second moment of a side of n numbers."""
+
+    def add(self, vectors: Tensor) -> None:
+        """Add vectors [m, n]."""
+        step = max(1, STEP_BYTES // (8 * vectors.shape[1]))
+        for part in vectors.split(step):
+            self._add(part.double())
+
+    @abstractmethod
+    def basis(self) -> Tensor:
+        """The leading r eigenvectors, [n, r], orthonormal, largest eigenvalue first; signs are fixed."""
+
+    @abstractmethod
+    def _add(self, vectors: Tensor) -> None:
+        """Add vectors [m, n] in float64."""
+
+
+class ExactSide(Side):
+    """M itself, [n, n]."""
+
+    def __init__(self, size: int, rank: int) -> None:
+        """Of n = `size` numbers and a basis of r = `rank`."""
+        self._rank = rank
+        self._moment = torch.zeros(size, size, dtype=torch.float64)
+
+    def basis(self) -> Tensor:
+        """See the base."""
+        vectors = torch.linalg.eigh(self._moment).eigenvectors.flip(1)
+        return _signed(vectors[:, : self._rank])
+
+    def _add(self, vectors: Tensor) -> None:
+        self._moment.addmm_(vectors.T, vectors)
+
+
+class SketchedSide(Side):
+    """M times a random matrix [n, w]."""
+
+    def __init__(self, size: int, rank: int, generator: np.random.Generator) -> None:
+        """Of n = `size` numbers and a basis of r = `rank`; the generator draws the random matrix."""
+        self._rank = rank
+        drawn = np.linalg.qr(generator.standard_normal((size, min(size, 2 * rank))))[0]
+        self._random = torch.from_numpy(np.ascontiguousarray(drawn))
+        self._product = torch.zeros_like(self._random)
+
+    def basis(self) -> Tensor:
+        """See the base."""
+        # A small shift keeps the Cholesky factor of a moment of low rank finite (Tropp et al., algorithm 3).
+        shift = torch.finfo(torch.float64).eps ** 0.5 * torch.linalg.matrix_norm(self._product) + 1e-300
+        shifted = self._product + shift * self._random
+        core = self._random.T @ shifted
+        factor = torch.linalg.cholesky((core + core.T) / 2)
+        root = torch.linalg.solve_triangular(factor, shifted.T, upper=False).T  # M is about root root^T
+        return _signed(torch.linalg.svd(root, full_matrices=False).U[:, : self._rank])
+
+    def _add(self, vectors: Tensor) -> None:
+        self._product.addmm_(vectors.T, vectors @ self._random)
+
+
+def _signed(vectors: Tensor) -> Tensor:
+    """Each column with its largest entry positive, as eigenvectors have no sign of their own."""
+    largest = vectors.gather(0, vectors.abs().argmax(0, keepdim=True))
+    return torch.where(largest < 0, -vectors, vectors).contiguous()
