@@ -69,6 +69,17 @@ def _in_one_sentence(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
 Strength = Annotated[Literal["auto"] | NotNegative, WrapValidator(_in_one_sentence)]
 
 
+def _selection_in_one_sentence(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
+    """The same for a count."""
+    try:
+        return check(value)
+    except ValidationError as error:
+        raise PydanticCustomError("auto_or_count", 'Input should be "auto" or a whole number >= 1') from error
+
+
+Selection = Annotated[Literal["auto"] | Count, WrapValidator(_selection_in_one_sentence)]
+
+
 class Section(BaseModel):
     """A part of the configuration: typed, frozen, closed to unknown keys."""
 
@@ -138,9 +149,11 @@ class SharpnessSection(Section):
 class ProjectionSection(Section):
     """The map from a gradient to K numbers."""
 
-    method: Literal["sjlt", "dmin", "rademacher", "kronecker", "identity"]
+    method: Literal["sjlt", "dmin", "rademacher", "kronecker", "eigenbasis", "identity"]
     dimension: Count
     sample_rows: Count
+    basis: Count
+    selected: Selection
 
 
 class GradientsSection(Section):

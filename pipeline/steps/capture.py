@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import nn
 from pipeline.config import Config
 from pipeline.core.capture.cover import Coverage, cover
 from pipeline.core.codec import Codec
-from pipeline.core.projection import Projection, make
+from pipeline.core.projection import Projection, Shapes, make
 from pipeline.errors import InputError, LowlandError
 from pipeline.shards import Plan
 from pipeline.steps.stores import FINITE, NOT_FINITE, open_arrays
@@ -49,8 +50,7 @@ class Capturer:
 
     def capture(self, batch: Any, rows: int) -> Captured:
         """The codes of a batch of `rows` rows; rows that are not finite are zero and flagged."""
-        dtype = next(self.model.parameters()).dtype
-        sketch = self.projection.sketch(rows, dtype=dtype, device=torch.device("cpu"))
+        sketch = self.projection.sketch(rows, dtype=dtype_of(self.model), device=torch.device("cpu"))
         losses = self.coverage.engine.capture(batch, sketch).double().numpy()
         codes, norms = sketch.codes().float().numpy(), sketch.squared_norms().double().numpy()
         finite = np.isfinite(losses) & np.isfinite(norms) & np.isfinite(codes).all(1)
@@ -60,13 +60,13 @@ class Capturer:
         )
 
 
-def set_up(task: Task, layout: Layout, config: Config, checkpoint: str, method: str, dimension: int, seed: int,
-           state: dict[str, Array] | None = None) -> Capturer:  # fmt: skip
-    """Model, engine and projection at a checkpoint."""
+def set_up(task: Task, layout: Layout, config: Config, checkpoint: str,
+           project: Callable[[nn.Module, Coverage, Shapes], Projection]) -> Capturer:  # fmt: skip
+    """Model and engine at a checkpoint, and the projection that `project` makes for them."""
     model = model_at(task, layout, checkpoint)
     shapes, left_out = attributed(model, config.gradients.include, config.gradients.exclude)
     coverage = cover(model, task.loss, tuple(shapes), _probe(task, model), config.gradients.engine)
-    return Capturer(task, model, coverage, make(method, shapes, dimension, seed, state), left_out)
+    return Capturer(task, model, coverage, project(model, coverage, shapes), left_out)
 
 
 def _probe(task: Task, model: nn.Module) -> Any:
@@ -82,11 +82,16 @@ def _probe(task: Task, model: nn.Module) -> Any:
 def set_up_fitted(task: Task, layout: Layout, config: Config, checkpoint: str) -> tuple[Capturer, Codec, Manifest]:
     """The same with the projection and codec that were fitted for the checkpoint."""
     manifest, arrays = open_arrays(layout.projection(checkpoint), "projection")
-    identity = manifest.identity
+    method, dimension = manifest.identity["projection"]["method"], manifest.identity["projection"]["dimension"]
     state = {name.removeprefix("state_"): arrays.read(name) for name in arrays.names() if name.startswith("state_")}
-    capturer = set_up(task, layout, config, checkpoint, identity["projection"]["method"],
-                      identity["projection"]["dimension"], identity["seed"], state)  # fmt: skip
+    capturer = set_up(task, layout, config, checkpoint,
+                      lambda _, __, shapes: make(method, shapes, dimension, manifest.identity["seed"], state))  # fmt: skip
     return capturer, Codec(config.gradients.codec, arrays.read("column_scale")), manifest
+
+
+def dtype_of(model: nn.Module) -> torch.dtype:
+    """The dtype that gradients are captured in: the model's."""
+    return next(model.parameters()).dtype
 
 
 def naming_rows(error: LowlandError, what: str, start: int, stop: int) -> LowlandError:

@@ -9,15 +9,20 @@ later reports can say which share of the rows the checkpoints and the projection
 from __future__ import annotations
 
 import numpy as np
+import torch
+from torch import nn
 
+from pipeline.core.capture.cover import Coverage
 from pipeline.core.codec import fit_codec
+from pipeline.core.projection import Fitter, Projection, Settings, Shapes, fitter
 from pipeline.shards import sample
-from pipeline.steps.capture import Capturer, set_up
+from pipeline.steps.capture import Capturer, dtype_of, set_up
 from pipeline.steps.job import Job
 from pipeline.steps.stores import FINITE, open_arrays
 from pipeline.steps.tasks import derive, task_of, use_threads
 from pipeline.storage.arrays import write_arrays
 from pipeline.storage.artefact import read_manifest
+from pipeline.tasks.base import Task
 from pipeline.tasks.checks import row_set
 
 
@@ -27,11 +32,18 @@ def run(job: Job, checkpoint: str) -> None:
     config, section = job.config, job.config.projection
     task = task_of(config, job.plan())
     seed = derive(config.seed, "projection")
-    capturer = set_up(task, job.layout, config, checkpoint, section.method, section.dimension, seed)
     _, hashes = open_arrays(job.layout.hashes, "rows")
     seen = hashes.read("train")
     positions = sample([bytes(row) for row in seen], section.sample_rows, config.seed)
-    codec = fit_codec(config.gradients.codec, _sample_codes(job, capturer, positions))
+    batches = [positions[i : i + config.compute.batch_rows] for i in range(0, len(positions), config.compute.batch_rows)]
+
+    def fit(model: nn.Module, coverage: Coverage, shapes: Shapes) -> Projection:
+        settings = Settings(section.basis, None if section.selected == "auto" else section.selected)
+        work = fitter(section.method, shapes, section.dimension, seed, settings)
+        return _fit(job, work, task, batches, dtype_of(model), coverage)
+
+    capturer = set_up(task, job.layout, config, checkpoint, fit)
+    codec = fit_codec(config.gradients.codec, _sample_codes(job, capturer, batches))
     for name in capturer.left_out:
         job.say(f"left out: {name} (frozen or excluded)")
     identity = {
@@ -49,12 +61,26 @@ def run(job: Job, checkpoint: str) -> None:
         record["left_out"] = capturer.left_out
 
 
-def _sample_codes(job: Job, capturer: Capturer, positions: list[int]) -> np.ndarray:
+def _fit(
+    job: Job, work: Fitter, task: Task, batches: list[list[int]], dtype: torch.dtype, coverage: Coverage
+) -> Projection:
+    """The projection, by as many passes over the sample as it wants."""
+    rows = row_set(task, "train")
+    while not work.done:
+        progress = job.progress("fitting the projection", sum(map(len, batches)))
+        for chosen in batches:
+            with work.batch(len(chosen), dtype) as sink:
+                coverage.engine.capture(rows.batch(chosen), sink)
+            progress.add(len(chosen))
+        work.end_pass()
+    return work.projection()
+
+
+def _sample_codes(job: Job, capturer: Capturer, batches: list[list[int]]) -> np.ndarray:
     rows = row_set(capturer.task, "train")
-    progress = job.progress("fitting the projection", len(positions))
+    progress = job.progress("fitting the codec", sum(map(len, batches)))
     codes = []
-    for start in range(0, len(positions), job.config.compute.batch_rows):
-        chosen = positions[start : start + job.config.compute.batch_rows]
+    for chosen in batches:
         captured = capturer.capture(rows.batch(chosen), len(chosen))
         codes.append(captured.codes[captured.flags == FINITE])
         progress.add(len(chosen))

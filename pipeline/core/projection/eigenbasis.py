@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.core.projection.base import Projection, Shapes, Sketch, State
-from pipeline.core.projection.factors import blocks, gram_is_cheaper, gram_squares, squares
+from pipeline.core.projection.factors import BLOCK_BYTES, gram_is_cheaper, gram_squares, squares
 from pipeline.core.projection.kronecker import as_matrix
 from pipeline.errors import ConfigError
 
@@ -184,7 +184,7 @@ class _EigenbasisSketch(Sketch):
         output, input = output.to(self._dtype), input.to(self._dtype)
         if not gram_is_cheaper(output, input, materialised=False):
             # With that many positions the norm needs the product, which is then also the cheapest thing to rotate.
-            self._add_blocks(name, output, input)
+            self._add_products(name, output, input)
             return
         self._squares += gram_squares(output, input)
         if name not in self._parts:
@@ -196,18 +196,17 @@ class _EigenbasisSketch(Sketch):
         left, right = output[:, 0] @ part.output, input[:, 0] @ part.input
         self._store(name, left.index_select(1, part.a) * right.index_select(1, part.b))
 
-    def _add_blocks(self, name: str, output: Tensor, input: Tensor) -> None:
-        """Norm and coordinates from G, a few outputs at a time."""
-        part, inputs = self._parts.get(name), input.shape[2]
-        total: Tensor | None = None
-        for start, entries in blocks(output, input):
-            self._squares += squares(entries)
-            if part is not None:
-                own = part.output[start // inputs : (start + entries.shape[1]) // inputs]
-                found = own.T @ (entries.view(len(entries), -1, inputs) @ part.input)
-                total = found if total is None else total.add_(found)
-        if total is not None:
-            self._select(name, total)
+    def _add_products(self, name: str, output: Tensor, input: Tensor) -> None:
+        """Norm and coordinates from G, a few rows at a time so that it stays in the cache."""
+        size_bytes = output.shape[2] * input.shape[2] * input.element_size()
+        step = max(1, BLOCK_BYTES // size_bytes)
+        part, found = self._parts.get(name), []
+        for left, right in zip(output.split(step), input.split(step), strict=True):
+            product = torch.bmm(left.mT, right)
+            self._squares[len(found) * step :][: len(left)] += squares(product.flatten(1))
+            found.append(product.new_empty(len(left), 0, 0) if part is None else rotated_matrix(product, part))
+        if part is not None:
+            self._select(name, torch.cat(found))
 
     def _select(self, name: str, matrix: Tensor) -> None:
         """Keep the selected entries of Q_o^T G Q_i, [B, r_o, r_i]."""

@@ -1,7 +1,7 @@
 """How a projection is fitted: passes over a sample of rows, each batch of which goes into a sink.
 
-    fitter = METHODS[method].fitter(shapes, dimension, seed, settings)
-    for _ in range(fitter.passes):
+    fitter = pipeline.core.projection.fitter(method, shapes, dimension, seed, settings)
+    while not fitter.done:
         for batch in batches:
             with fitter.batch(rows) as sink:
                 engine.capture(batch, sink)
@@ -33,20 +33,20 @@ class Settings:
     Attributes:
         basis: r, how many directions of a side of a parameter are kept at most.
         selected: K1, how many coordinates are selected before the second step down to K; no such step where K1 <= K.
+            None: `AUTO_SELECTED` where the step costs next to nothing beside the model, otherwise K.
     """
 
-    basis: int = 64
-    selected: int = 4096
+    basis: int = 128
+    selected: int | None = None
 
 
 class Fitter(ABC):
-    """Fits one projection; see the module.
+    """Fits one projection; see the module."""
 
-    Attributes:
-        passes: how many passes over the sample it needs.
-    """
-
-    passes: int
+    @property
+    @abstractmethod
+    def done(self) -> bool:
+        """Whether no further pass over the sample is needed."""
 
     @abstractmethod
     def batch(
@@ -66,11 +66,14 @@ class Fitter(ABC):
 class Seeded(Fitter):
     """The fitter of a projection that is known from its seed."""
 
-    passes = 0
-
     def __init__(self, build: Callable[[], Projection]) -> None:
         """Take what builds the projection."""
         self._build = build
+
+    @property
+    def done(self) -> bool:
+        """Always."""
+        return True
 
     def batch(
         self, rows: int, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"

@@ -26,7 +26,7 @@ class Side(ABC):
         """Add vectors [m, n]."""
         step = max(1, STEP_BYTES // (8 * vectors.shape[1]))
         for part in vectors.split(step):
-            self._add(part.double())
+            self._add(part.cpu().double())
 
     @abstractmethod
     def basis(self) -> Tensor:
@@ -48,7 +48,7 @@ class ExactSide(Side):
     def basis(self) -> Tensor:
         """See the base."""
         vectors = torch.linalg.eigh(self._moment).eigenvectors.flip(1)
-        return _signed(vectors[:, : self._rank])
+        return signed(vectors[:, : self._rank])
 
     def _add(self, vectors: Tensor) -> None:
         self._moment.addmm_(vectors.T, vectors)
@@ -72,13 +72,13 @@ class SketchedSide(Side):
         core = self._random.T @ shifted
         factor = torch.linalg.cholesky((core + core.T) / 2)
         root = torch.linalg.solve_triangular(factor, shifted.T, upper=False).T  # M is about root root^T
-        return _signed(torch.linalg.svd(root, full_matrices=False).U[:, : self._rank])
+        return signed(torch.linalg.svd(root, full_matrices=False).U[:, : self._rank])
 
     def _add(self, vectors: Tensor) -> None:
         self._product.addmm_(vectors.T, vectors @ self._random)
 
 
-def _signed(vectors: Tensor) -> Tensor:
+def signed(vectors: Tensor) -> Tensor:
     """Each column with its largest entry positive, as eigenvectors have no sign of their own."""
     largest = vectors.gather(0, vectors.abs().argmax(0, keepdim=True))
     return torch.where(largest < 0, -vectors, vectors).contiguous()
