@@ -88,7 +88,9 @@ def captured(coverage: Coverage, projection: Projection, rows: Batch) -> Array:
 def influence(codes: dict[str, Array]) -> Array:
     """Signed influence of all train rows on all queries, [q, n]."""
     rows = codes["validation"].astype(np.float64)
-    spectrum = spectrum_of_roots(rows, len(rows)) if len(rows) < rows.shape[1] else spectrum_of_sum(rows.T @ rows, len(rows))
+    spectrum = (
+        spectrum_of_roots(rows, len(rows)) if len(rows) < rows.shape[1] else spectrum_of_sum(rows.T @ rows, len(rows))
+    )
     vectors = Preconditioner(spectrum, absolute_damping(spectrum, 1.0)).solve(codes["query"])
     scores: Array = vectors @ codes["train"].astype(np.float64).T
     return scores
@@ -151,8 +153,8 @@ def measured(case: Case, method: str, coverage: Coverage, truth: Array, size_byt
         scores = influence({split: codec.round_trip(values) for split, values in codes.items()})
         yield {
             "model": case.name, "bytes a row": size_bytes, "projection": method, "dtype": encoding,
-            "K": projection.dimension, "recall@10 top": recall(scores, truth), "recall@10 bottom": recall(-scores, -truth),
-            "Spearman": spearman(scores, truth),
+            "K": projection.dimension, "recall@10 top": recall(scores, truth),
+            "recall@10 bottom": recall(-scores, -truth), "Spearman": spearman(scores, truth),
         }  # fmt: skip
 
 

@@ -82,10 +82,11 @@ def _probe(task: Task, model: nn.Module) -> Any:
 def set_up_fitted(task: Task, layout: Layout, config: Config, checkpoint: str) -> tuple[Capturer, Codec, Manifest]:
     """The same with the projection and codec that were fitted for the checkpoint."""
     manifest, arrays = open_arrays(layout.projection(checkpoint), "projection")
-    method, dimension = manifest.identity["projection"]["method"], manifest.identity["projection"]["dimension"]
+    method, dimension = (manifest.identity["projection"][key] for key in ("method", "dimension"))
+    seed = manifest.identity["seed"]
     state = {name.removeprefix("state_"): arrays.read(name) for name in arrays.names() if name.startswith("state_")}
     capturer = set_up(task, layout, config, checkpoint,
-                      lambda _, __, shapes: make(method, shapes, dimension, manifest.identity["seed"], state))  # fmt: skip
+                      lambda _, __, shapes: make(method, shapes, dimension, seed, state))  # fmt: skip
     return capturer, Codec(config.gradients.codec, arrays.read("column_scale")), manifest
 
 

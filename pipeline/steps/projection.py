@@ -35,7 +35,9 @@ def run(job: Job, checkpoint: str) -> None:
     _, hashes = open_arrays(job.layout.hashes, "rows")
     seen = hashes.read("train")
     positions = sample([bytes(row) for row in seen], section.sample_rows, config.seed)
-    batches = [positions[i : i + config.compute.batch_rows] for i in range(0, len(positions), config.compute.batch_rows)]
+    batches = [
+        positions[i : i + config.compute.batch_rows] for i in range(0, len(positions), config.compute.batch_rows)
+    ]
 
     def fit(model: nn.Module, coverage: Coverage, shapes: Shapes) -> Projection:
         settings = Settings(section.basis, None if section.selected == "auto" else section.selected)

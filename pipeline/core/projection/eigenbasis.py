@@ -1,11 +1,11 @@
 """Eigenbasis selection: rotate both sides of a gradient into eigenbases, keep the coordinates with most energy.
 
-A matrix parameter's gradient G = sum_t o_t i_t^T becomes Q_o^T G Q_i = sum_t (Q_o^T o_t)(Q_i^T i_t)^T, with Q_o [O, r_o]
-and Q_i [I, r_i] the leading eigenvectors of the second moments of its sides (`sides`), at most r a side (the bases of
-EK-FAC: George et al. 2018, arXiv 1806.03884). Parameters of more dimensions count as [O, the rest], a vector of n
-numbers as [1, n]. Of the coordinates of all parameters together, those K1 with the largest measured energy E[coef^2]
-are selected. Where K < K1 a second step follows: an orthonormal [K1, K] matrix, the principal components of the selected
-coordinates (uncentred: inner products are what is to be kept).
+A matrix parameter's gradient G = sum_t o_t i_t^T becomes Q_o^T G Q_i = sum_t (Q_o^T o_t)(Q_i^T i_t)^T, with Q_o of
+[O, r_o] and Q_i of [I, r_i] the leading eigenvectors of the second moments of its sides (`sides`), at most r a side
+(the bases of EK-FAC: George et al. 2018, arXiv 1806.03884). Parameters of more dimensions count as [O, the rest], a
+vector of n numbers as [1, n]. Of the coordinates of all parameters together, those K1 with the largest measured energy
+E[coef^2] are selected. Where K < K1 a second step follows: an orthonormal [K1, K] matrix, the principal components of
+the selected coordinates (uncentred: inner products are what is to be kept).
 
 The whole map has orthonormal rows: |code|^2 <= |g|^2, and what is lost of an inner product lies in the coordinates that
 were left out. With whole bases and K = P nothing is lost.
@@ -146,9 +146,15 @@ class Eigenbasis(Projection):
 def _check(shapes: Shapes, state: State) -> None:
     missing = [name for name in ("ranks", "bases", "coordinates") if name not in state]
     if missing:
-        raise ConfigError(f"expected a fitted state for an eigenbasis projection, got no {', '.join(missing)}: fit it anew")
+        raise ConfigError(
+            f"expected a fitted state for an eigenbasis projection, got no {', '.join(missing)}: fit it anew"
+        )
     ranks = np.asarray(state["ranks"])
-    needed = sum(int(r) * n for shape, row in zip(shapes.values(), ranks, strict=False) for r, n in zip(row, as_matrix(shape), strict=True))
+    needed = sum(
+        int(r) * n
+        for shape, row in zip(shapes.values(), ranks, strict=False)
+        for r, n in zip(row, as_matrix(shape), strict=True)
+    )
     if len(ranks) != len(shapes) or needed != len(state["bases"]):
         raise ConfigError(
             f"expected a fitted state of {len(shapes)} parameters and {needed} numbers of bases, got {len(ranks)} and "
@@ -200,7 +206,8 @@ class _EigenbasisSketch(Sketch):
         """Norm and coordinates from G, a few rows at a time so that it stays in the cache."""
         size_bytes = output.shape[2] * input.shape[2] * input.element_size()
         step = max(1, BLOCK_BYTES // size_bytes)
-        part, found = self._parts.get(name), []
+        part = self._parts.get(name)
+        found: list[Tensor] = []
         for left, right in zip(output.split(step), input.split(step), strict=True):
             product = torch.bmm(left.mT, right)
             self._squares[len(found) * step :][: len(left)] += squares(product.flatten(1))

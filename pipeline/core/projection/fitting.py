@@ -79,7 +79,9 @@ class Seeded(Fitter):
         self, rows: int, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
     ) -> AbstractContextManager[Sink]:
         """Never asked for."""
-        raise LowlandError("expected no pass for a projection that is known from its seed, got a batch: call projection()")
+        raise LowlandError(
+            "expected no pass for a projection that is known from its seed, got a batch: call projection()"
+        )
 
     def end_pass(self) -> None:
         """Never asked for."""

@@ -10,8 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.core.projection import Projection, Settings, fitter, make
-from pipeline.core.projection import eigenfit, sides
+from pipeline.core.projection import Projection, Settings, eigenfit, fitter, make, sides
 from pipeline.core.projection.eigenbasis import Eigenbasis
 from pipeline.core.projection.eigenfit import automatic, principal
 from pipeline.core.projection.kronecker import as_matrix
@@ -116,7 +115,9 @@ def test_the_coordinates_of_largest_energy_are_kept(rank: int, dimension: int) -
     projection = fitted(values, dimension, Settings(basis=rank))
     factors = {name: values[name] for name in AS_FACTORS}
     expected = selected_rows(dense(values), factors, rank, dimension)
-    assert projection.dimension == expected.shape[1] == min(dimension, rotated_rows(dense(values), factors, rank).shape[1])
+    assert (
+        projection.dimension == expected.shape[1] == min(dimension, rotated_rows(dense(values), factors, rank).shape[1])
+    )
     close(products(sketched(projection, values)), products(expected))
     assert (sketched(projection, sample(9, 1)).square().sum(1) < flat(sample(9, 1)).square().sum(1)).all()
 
@@ -229,7 +230,9 @@ def test_rows_that_are_not_finite_count_as_zero(settings: Settings) -> None:
         for tensors in parts.values():
             tensors[0][3] = value
     assert not sketched(fitted(spoilt, 15, settings), other).isnan().any()
-    close(products(sketched(fitted(spoilt, 15, settings), other)), products(sketched(fitted(zeroed, 15, settings), other)))
+    close(
+        products(sketched(fitted(spoilt, 15, settings), other)), products(sketched(fitted(zeroed, 15, settings), other))
+    )
 
 
 def test_a_long_side_is_sketched(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -283,7 +286,9 @@ def test_a_seeded_projection_needs_no_pass() -> None:
 
 
 def test_messages() -> None:
-    with pytest.raises(ConfigError, match="expected a basis, .* of at least 1, got 0, 8 and None: mend the section projection"):
+    with pytest.raises(
+        ConfigError, match="expected a basis, .* of at least 1, got 0, 8 and None: mend the section projection"
+    ):
         fitter("eigenbasis", SHAPES, 8, 0, Settings(basis=0))
     work = fitter("eigenbasis", SHAPES, 8, 0, Settings(basis=2))
     with pytest.raises(LowlandError, match="expected further passes over the sample before there is a projection"):
@@ -291,13 +296,14 @@ def test_messages() -> None:
     for _ in range(2):
         work.end_pass()
     assert work.done
-    with pytest.raises(LowlandError, match="expected no further pass over the sample, got a batch: call projection"):
-        with work.batch(3):
-            pass
+    with pytest.raises(LowlandError, match="expected no further pass over the sample, got a batch"), work.batch(3):
+        pass
     with pytest.raises(ConfigError, match="expected a fitted state for an eigenbasis projection, got none: fit it"):
         make("eigenbasis", SHAPES, 8, 0)
     state = work.projection().state()
     with pytest.raises(ConfigError, match="expected a fitted state for an eigenbasis projection, got no bases: fit it"):
         make("eigenbasis", SHAPES, 8, 0, {name: array for name, array in state.items() if name != "bases"})
-    with pytest.raises(ConfigError, match="expected a fitted state of 1 parameters and .* bases, got 5 and .*fit it anew"):
+    with pytest.raises(
+        ConfigError, match="expected a fitted state of 1 parameters and .* bases, got 5 and .*fit it anew"
+    ):
         Eigenbasis.from_state({"first.weight": (7, 6)}, 8, 0, state)
