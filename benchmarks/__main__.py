@@ -8,6 +8,7 @@ import importlib
 QUICK = ("capture",)
 ALL = {
     "capture": "per-sample gradient capture and projection, as ratios to a plain forward and backward pass (2 minutes)",
+    "fidelity": "what each projection keeps of pairwise influence, at equal bytes a row (2 minutes)",
     "digits": "mislabel detection and relabelling on digits, four kinds of noise, three seeds (10 minutes)",
 }
 

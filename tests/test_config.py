@@ -226,6 +226,8 @@ def test_built_in_tasks_and_absolute_paths_stay_as_they_are(tmp_path):
         ("flatten.strength", "x", "expected 'flatten.strength' in the config to be \"auto\" or a number >= 0, got 'x'"),
         ("flatten.strength", -0.1, ("expected 'flatten.strength' in the config to be \"auto\" or a number >= 0, got " "-0.1")),
         ("flatten.strength", None, ("expected 'flatten.strength' in the config to be \"auto\" or a number >= 0, got " "None")),
+        ("projection.selected", 0, ("expected 'projection.selected' in the config to be \"auto\" or a whole number >= 1, got 0")),
+        ("projection.selected", "all", ("expected 'projection.selected' in the config to be \"auto\" or a whole number >= 1, got 'all'")),
         ("flatten.method", "swa", ("expected 'flatten.method' in the config to be 'plain', 'sam', 'asam' or 'lpf', got " "'swa'")),
         ("flatten.candidates", [0.1, -1], ("expected 'flatten.candidates.1' in the config to be greater than or equal " "to 0, got -1")),
         ("compute.threads", 0, "expected 'compute.threads' in the config to be greater than or equal to 1, got 0"),

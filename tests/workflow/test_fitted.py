@@ -24,7 +24,9 @@ EXACT = {"gradients": {"codec": "float32"}}
 
 
 def train_codes(directory: Path) -> np.ndarray:
-    return open_codes(Layout(directory), Plan.load(Layout(directory).plan), "trained", "train").codes().astype(np.float64)
+    return (
+        open_codes(Layout(directory), Plan.load(Layout(directory).plan), "trained", "train").codes().astype(np.float64)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +53,8 @@ def test_compressed_it_is_stored_and_read_back(reference: Path, project: Project
     assert arrays.read("state_components").shape == (160, 64)
     codes, true = train_codes(directory), train_codes(reference)
     assert codes.shape == (ROWS, 64)
-    # All 30 rows are in the sample, and 64 principal components hold them whole, but for the basis of 16.
     kept = np.square(codes).sum() / np.square(true).sum()
-    assert 0.8 < kept < 1.001
+    assert 0.9 < kept < 1.001
     assert spearmanr(codes @ codes[0], true @ true[0]).statistic > 0.95
     assert np.isfinite(scores["s"]).all()
 
@@ -71,7 +72,7 @@ def test_batches_change_no_score(reference: Path, project: Project, tmp_path: Pa
 
 def test_the_same_rows_give_the_same_projection(reference: Path, project: Project, tmp_path: Path) -> None:
     digests = []
-    for name, basis in (("one", 16), ("again", 16), ("narrower", 15)):
+    for name, basis in (("one", 16), ("again", 16), ("narrower", 8)):
         directory = beginning(reference, tmp_path / name, "checkpoints")
         compute(directory, config_of(project.config, projection={**FITTED, "basis": basis}))
         digests.append(read_manifest(Layout(directory).projection("trained")).digest)

@@ -151,6 +151,10 @@ def test_principal_components_of_no_energy_are_replaced() -> None:
         basis = principal(rows.double(), 4)
         close(basis.T @ basis, torch.eye(4, dtype=torch.float64))
         close(products(rows.double() @ basis), products(rows.double()))
+    generator = torch.Generator().manual_seed(0)
+    alike = torch.randn(4, 1, generator=generator).double() * torch.tensor([[2.0, 1.0, 4.0, 3.0, 0.5, 0.1]]).double()
+    basis = principal(alike, 3)  # one component, then the two coordinates of most energy
+    close(basis @ basis.T @ torch.eye(6).double()[:, 2:4], torch.eye(6).double()[:, 2:4])
 
 
 @pytest.mark.parametrize("settings", [Settings(basis=4), Settings(basis=4, selected=40)])
