@@ -18,6 +18,7 @@ from pipeline import config as settings
 from pipeline.core.agreement import auc
 from pipeline.core.curvature import spectrum_of_roots
 from pipeline.core.preconditioner import Preconditioner
+from pipeline.core.projection import make
 from pipeline.shards import Plan
 from pipeline.steps.capture import set_up
 from pipeline.steps.preconditioned import open_preconditioner, open_vectors
@@ -227,12 +228,12 @@ def test_stored_vectors_solve_the_damped_system(demo: Path) -> None:
 
 
 def test_compressed_scores_rank_as_those_of_the_whole_gradient(demo: Path, scores: dict[str, np.ndarray]) -> None:
-    """SJLT to K = 1,024 in int8 against all 33,738 coordinates in float32, on every third train row."""
+    """K = 1,024 in int8 against all 33,738 coordinates in float32, on every third train row."""
     layout = Layout(demo)
     plan = Plan.load(layout.plan)
     config = settings.validate(settings.defaults())
     task = task_of(config, plan)
-    capturer = set_up(task, layout, config, "flat", "identity", 1, 0)
+    capturer = set_up(task, layout, config, "flat", lambda _, __, shapes: make("identity", shapes, 1, 0))
 
     def gradients(split: str, step: int) -> np.ndarray:
         rows = row_set(task, split)
