@@ -49,7 +49,8 @@ class Capturer:
 
     def capture(self, batch: Any, rows: int) -> Captured:
         """The codes of a batch of `rows` rows; rows that are not finite are zero and flagged."""
-        dtype = next(self.model.parameters()).dtype
+        own = next(self.model.parameters()).dtype
+        dtype = torch.float32 if own.itemsize < torch.float32.itemsize else own  # sums of half precision lose digits
         sketch = self.projection.sketch(rows, dtype=dtype, device=torch.device("cpu"))
         losses = self.coverage.engine.capture(batch, sketch).double().numpy()
         codes, norms = sketch.codes().float().numpy(), sketch.squared_norms().double().numpy()
@@ -70,13 +71,13 @@ def set_up(task: Task, layout: Layout, config: Config, checkpoint: str, method: 
 
 
 def _probe(task: Task, model: nn.Module) -> Any:
-    """Two train rows with finite losses, sought among some spread over all; rows that are not finite prove nothing."""
+    """Two of the first train rows, with finite losses where there are any: rows that are not finite prove nothing."""
     rows = row_set(task, "train")
-    spread = np.unique(np.linspace(0, len(rows) - 1, PROBED_ROWS).round().astype(int)).tolist()
+    first = list(range(min(PROBED_ROWS, len(rows))))
     with torch.no_grad():
-        losses = task.loss(model, rows.batch(spread))
-    finite = [row for row, loss in zip(spread, losses.isfinite().tolist(), strict=True) if loss]
-    return rows.batch((finite or spread)[:2])
+        losses = task.loss(model, rows.batch(first))
+    finite = [row for row, loss in zip(first, losses.isfinite().tolist(), strict=True) if loss]
+    return rows.batch((finite or first)[:2])
 
 
 def set_up_fitted(task: Task, layout: Layout, config: Config, checkpoint: str) -> tuple[Capturer, Codec, Manifest]:

@@ -1,9 +1,7 @@
 """Projection: what maps a gradient to K numbers at a checkpoint, and the codec's column scales; fitted once.
 
 Fitted on train rows in the order of their content hash, so that neither their order nor their sharding matters, and
-never
-again: appended rows are mapped as the first ones were. The hashes of all rows known at this time are kept, so that
-later reports can say which share of the rows the checkpoints and the projection have not seen.
+never again: appended rows are mapped as the first ones were.
 """
 
 from __future__ import annotations
@@ -29,8 +27,7 @@ def run(job: Job, checkpoint: str) -> None:
     seed = derive(config.seed, "projection")
     capturer = set_up(task, job.layout, config, checkpoint, section.method, section.dimension, seed)
     _, hashes = open_arrays(job.layout.hashes, "rows")
-    seen = hashes.read("train")
-    positions = sample([bytes(row) for row in seen], section.sample_rows, config.seed)
+    positions = sample([bytes(row) for row in hashes.read("train")], section.sample_rows, config.seed)
     codec = fit_codec(config.gradients.codec, _sample_codes(job, capturer, positions))
     for name in capturer.left_out:
         job.say(f"left out: {name} (frozen or excluded)")
@@ -39,11 +36,10 @@ def run(job: Job, checkpoint: str) -> None:
         "projection": {"method": section.method, "dimension": capturer.projection.dimension},
         "seed": seed,
         "gradients": config.gradients.plain(),
-        "batch_rows": config.compute.batch_rows,
     }
     arrays = {f"state_{name}": values for name, values in capturer.projection.state().items()}
     with job.writing(job.layout.projection(checkpoint), "projection", identity) as (path, record):
-        write_arrays(path, {"column_scale": codec.column_scale, "seen": seen, **arrays})
+        write_arrays(path, {"column_scale": codec.column_scale, **arrays})
         record["parameters"] = int(sum(np.prod(shape) for shape in capturer.projection.shapes.values()))
         record["engines"] = capturer.coverage.served
         record["left_out"] = capturer.left_out
@@ -53,8 +49,8 @@ def _sample_codes(job: Job, capturer: Capturer, positions: list[int]) -> np.ndar
     rows = row_set(capturer.task, "train")
     progress = job.progress("fitting the projection", len(positions))
     codes = []
-    for start in range(0, len(positions), job.config.compute.batch_rows):
-        chosen = positions[start : start + job.config.compute.batch_rows]
+    for start in range(0, len(positions), job.config.gradients.batch_rows):
+        chosen = positions[start : start + job.config.gradients.batch_rows]
         captured = capturer.capture(rows.batch(chosen), len(chosen))
         codes.append(captured.codes[captured.flags == FINITE])
         progress.add(len(chosen))
