@@ -48,19 +48,19 @@ def digest_code(files: Iterable[Path]) -> str:
         TaskError: a module is no Python.
     """
     found: dict[Path, str] = {}
-    pending = [path.resolve() for path in files]
+    pending = [(path.resolve(), path.resolve().parent) for path in files]
     while pending:
-        path = pending.pop()
+        path, root = pending.pop()
         if path not in found:
-            tree, imported = _module(path, path.stat().st_mtime_ns)
+            tree, imported = _module(path, root, path.stat().st_mtime_ns)
             found[path] = tree
-            pending.extend(imported)
+            pending.extend((file, root) for file in imported)
     return digest_value(sorted(found.values()))
 
 
 @cache
-def _module(path: Path, _changed_ns: int) -> tuple[str, tuple[Path, ...]]:
-    """The digest of one module's tree, and the files of this package (or beside the module) that it imports."""
+def _module(path: Path, root: Path, _changed_ns: int) -> tuple[str, tuple[Path, ...]]:
+    """The digest of one module's tree, and the files that it imports from this package or from below `root`."""
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
     except SyntaxError as error:
@@ -70,7 +70,7 @@ def _module(path: Path, _changed_ns: int) -> tuple[str, tuple[Path, ...]]:
         ) from error
     for node in ast.walk(tree):
         _drop_docstring(node)
-    imported = {file for name in _imports(tree) for file in _files_of(name, path.parent)}
+    imported = {file for name in _imports(tree, path, root) for file in _files_of(name, root)}
     return digest_bytes(path.name.encode(), ast.dump(tree).encode()), tuple(sorted(imported - {path}))
 
 
@@ -82,14 +82,23 @@ def _drop_docstring(node: ast.AST) -> None:
         node.body = node.body[1:]
 
 
-def _imports(tree: ast.AST) -> Iterable[str]:
-    """Dotted names that a module imports, wherever the import stands."""
+def _imports(tree: ast.AST, path: Path, root: Path) -> Iterable[str]:
+    """Dotted names that a module imports, wherever the import stands; relative ones as seen from `root`."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            name = ".".join([*_package(path, root, node.level), *filter(None, [node.module])])
+            yield name
+            yield from (f"{name}.{alias.name}" for alias in node.names)
+
+
+def _package(path: Path, root: Path, level: int) -> tuple[str, ...]:
+    """The parts of the package that a relative import of some level starts from; none for an absolute import."""
+    if level == 0 or not path.is_relative_to(root):
+        return ()
+    parts = path.relative_to(root).parent.parts
+    return parts[: len(parts) - (level - 1)]
 
 
 def _files_of(name: str, directory: Path) -> Iterable[Path]:

@@ -113,7 +113,6 @@ class PlanSection(Section):
 class ComputeSection(Section):
     """How a job computes."""
 
-    batch_rows: Count
     threads: Count
 
 
@@ -161,6 +160,7 @@ class GradientsSection(Section):
 
     engine: Literal["auto", "hooks", "functional"]
     codec: Literal["int8", "bf16", "float32"]
+    batch_rows: Count
     include: list[str]
     exclude: list[str]
 
@@ -223,7 +223,7 @@ class EvaluateSection(Section):
 class Config(Section):
     """The whole configuration of a run."""
 
-    seed: int
+    seed: Annotated[int, Field(ge=0, lt=2**63)]
     task: TaskSection
     plan: PlanSection
     compute: ComputeSection

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import DataError, StoreError
-from pipeline.provenance import digest_bytes, digest_value
+from pipeline.provenance import digest_bytes
 
 PLAN_FORMAT = 1
 
@@ -115,7 +115,7 @@ def cut(hashes: Sequence[bytes], shard_rows: int) -> Split:
         )
         for i, start in enumerate(starts)
     ]
-    return Split(len(hashes), digest_value([shard.content for shard in shards]), tuple(shards))
+    return Split(len(hashes), digest_bytes(*hashes), tuple(shards))
 
 
 def sample(hashes: Sequence[bytes], count: int, seed: int) -> list[int]:

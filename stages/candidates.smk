@@ -2,7 +2,6 @@
 rule suspects:
     input:
         gradients=shards_of("gradients", "flat", "train"),
-        curvature="results/curvature/flat-validation.json",
     output:
         manifest="results/candidates/suspects.json",
     log:

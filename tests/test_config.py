@@ -146,7 +146,7 @@ def test_a_stage_gets_its_sections_and_nothing_else():
     config = settings.load()
     for stage, names in settings.STAGES.items():
         assert tuple(sections(config, stage)) == names
-    assert sections(config, "vectors") == {"compute": {"batch_rows": 128, "threads": 1}}
+    assert sections(config, "vectors") == {"compute": {"threads": 1}}
 
 
 def test_only_prepare_depends_on_what_says_which_rows_there_are():
@@ -238,8 +238,8 @@ def test_built_in_tasks_and_absolute_paths_stay_as_they_are(tmp_path):
         ("plan", None, "expected 'plan' in the config to be a section with keys of its own, got None"),
         ("task.options", [1], "expected 'task.options' in the config to be a section with keys of its own, got [1]"),
         ("task.class", "", "expected 'task.class' in the config to be "),
-        ("compute.thread", 2, ("expected a known config key, got 'compute.thread' (did you mean 'threads'?); keys here: " "batch_rows, threads")),
-        ("compute.batch-rows", 2, "expected a known config key, got 'compute.batch-rows' (did you mean 'batch_rows'?)"),
+        ("compute.thread", 2, ("expected a known config key, got 'compute.thread' (did you mean 'threads'?); keys here: " "threads")),
+        ("gradients.batch-rows", 2, "expected a known config key, got 'gradients.batch-rows' (did you mean 'batch_rows'?)"),
         ("task.class_", "x", "expected a known config key, got 'task.class_' (did you mean 'class'?)"),
         ("curvatur", {}, "expected a known config key, got 'curvatur' (did you mean 'curvature'?)"),
         ("zzz", 1, "expected a known config key, got 'zzz'; keys here: seed, task, plan,"),

@@ -22,7 +22,7 @@ HEADERS = {
 @RUN
 @JSON
 def evaluate(run: Path, as_json: bool) -> None:
-    """Judge every score of RUN against the task's true labels. Only this command reads them."""
+    """Judge every score of RUN against the task's true labels. No estimator sees them."""
     layout = layout_of(run)
     if not Plan.load(layout.plan).truth:
         raise DataError(

@@ -7,7 +7,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -99,18 +100,18 @@ def run(config_file: Path | None, workdir: Path | None, **options: Any) -> None:
     directory = workdir or Path("runs") / (config_file.stem if config_file else "demo")
     if options["unlock"]:
         return unlock(directory)
-    with _given_back(directory / "config.yaml", Layout(directory).config) as give_back:
-        _run(config_file, directory, options)
-        if options["dry_run"]:
-            give_back()
+    arguments = arguments_of(options)
+    check_free(directory)
+    with _given_back(directory, always=options["dry_run"]):
+        _run(config_file, directory, options, arguments)
 
 
-def _run(config_file: Path | None, directory: Path, options: dict[str, Any]) -> None:
+def _run(config_file: Path | None, directory: Path, options: dict[str, Any], arguments: list[str]) -> None:
     config = _keep_config(config_file, directory)
     if options["accept_code"]:
         for stage in accept(config, directory, _recorded_code(Layout(directory))):
             click.echo(f"accepted: what {stage} has made stands, though its code has changed", err=True)
-    drive(directory, arguments_of(options), dry_run=options["dry_run"])
+    drive(directory, arguments, dry_run=options["dry_run"])
     if not options["dry_run"] and not options["until"]:
         click.echo(f"report: {Layout(directory).report}")
 
@@ -121,28 +122,49 @@ def unlock(directory: Path) -> None:
     click.echo(f"{directory} is unlocked; run `lowland run` again")
 
 
+def check_free(directory: Path) -> None:
+    """Refuse to touch a run that another process works on, or worked on when it was killed.
+
+    Raises:
+        InputError: it is locked.
+    """
+    if any(_locks(directory).glob("*")):
+        raise InputError(f"expected {directory} to be free, got a lock of another run; wait for that one, or if it "
+                         f"was killed, `lowland run --workdir {directory} --unlock`")  # fmt: skip
+
+
 def _locks(directory: Path) -> Path:
     """Where Snakemake keeps its locks; empty while no workflow is at work."""
     return directory / ".snakemake" / "locks"
 
 
 @contextmanager
-def _given_back(*files: Path) -> Iterator[Callable[[], None]]:
-    """Yields what puts files back as they were, which also happens where the run ends before its first job."""
-    before = {file: file.read_text(encoding="utf-8") if file.is_file() else None for file in files}
+def _given_back(directory: Path, always: bool) -> Iterator[None]:
+    """Put configuration and plan back as they were, after a dry run and wherever the run ends before its first job."""
+    own, prepared = directory / "config.yaml", Layout(directory).plan.parent
+    with tempfile.TemporaryDirectory() as scratch:
+        kept = Path(scratch)
+        if own.is_file():
+            shutil.copy2(own, kept / "config.yaml")
+        if prepared.is_dir():
+            shutil.copytree(prepared, kept / "prepare")
+        try:
+            yield
+        except (SystemExit, UnplannedError):
+            always = True
+            raise
+        finally:
+            if always:
+                _put_back(kept, own, prepared)
 
-    def give_back() -> None:
-        for file, text in before.items():
-            if text is None:
-                file.unlink(missing_ok=True)
-            elif file.read_text(encoding="utf-8") != text:
-                write_whole(file, text)
 
-    try:
-        yield give_back
-    except (SystemExit, UnplannedError):
-        give_back()
-        raise
+def _put_back(kept: Path, own: Path, prepared: Path) -> None:
+    shutil.rmtree(prepared, ignore_errors=True)
+    own.unlink(missing_ok=True)
+    if (kept / "prepare").is_dir():
+        shutil.copytree(kept / "prepare", prepared)
+    if (kept / "config.yaml").is_file():
+        shutil.copy2(kept / "config.yaml", own)
 
 
 def _keep_config(config_file: Path | None, directory: Path) -> settings.Config:
@@ -216,9 +238,7 @@ def drive(directory: Path, arguments: list[str], targets: list[str] | None = Non
     click.echo(held, nl=False, err=True)
     if code == InputError.exit_code:
         sys.exit(code)  # the Snakefile has said why
-    if any(_locks(directory).glob("*")):
-        raise InputError(f"expected {directory} to be free, got a lock of another run; wait for that one, or if it "
-                         f"was killed, `lowland run --workdir {directory} --unlock`")  # fmt: skip
+    check_free(directory)
     raise LowlandError(
         f"expected the workflow to finish, got exit code {code} from Snakemake; its last lines say why, the logs are "
         f"in {directory / 'logs'}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -16,6 +17,7 @@ import click
 
 from pipeline import config as settings
 from pipeline.errors import ConfigError, LowlandError, TaskError
+from pipeline.storage.artefact import write_whole
 from pipeline.storage.layout import Layout
 from pipeline.tasks.names import task_file
 
@@ -108,8 +110,6 @@ def _keep_config(layout: Layout, whole: str | None) -> None:
         return
     import yaml
 
-    from pipeline.storage.artefact import write_whole
-
     text = yaml.safe_dump(json.loads(whole), sort_keys=False)
     if not layout.config.is_file() or layout.config.read_text(encoding="utf-8") != text:
         write_whole(layout.config, text)
@@ -118,10 +118,5 @@ def _keep_config(layout: Layout, whole: str | None) -> None:
 def _leave_word(layout: Layout, label: str, error: LowlandError) -> None:
     """Leave the message where `lowland run` finds it when the workflow has stopped."""
     place = layout.results / "failure.json"
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_text(
-            json.dumps({"stage": label, "message": str(error), "exit_code": error.exit_code}), encoding="utf-8"
-        )
-    except OSError:
-        pass  # the message itself is on stderr and in the log
+    with contextlib.suppress(OSError):  # the message itself is on stderr and in the log
+        write_whole(place, json.dumps({"stage": label, "message": str(error), "exit_code": error.exit_code}))

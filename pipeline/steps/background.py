@@ -138,10 +138,10 @@ def flagged(layout: Layout, plan: Plan) -> list[FlaggedRow]:
 
 
 def unseen_share(layout: Layout) -> float:
-    """Share of the train rows that were not there when the projection (and the checkpoints before it) was fitted."""
-    _, projection = open_arrays(layout.projection("trained"), "projection")
+    """Share of the train rows that were not there when the checkpoint `trained` was made."""
+    _, before = open_arrays(layout.seen, "seen")
     _, hashes = open_arrays(layout.hashes, "rows")
-    seen = {bytes(row) for row in projection.read("seen")}
+    seen = {bytes(row) for row in before.read("train")}
     now = hashes.read("train")
     return float(np.mean([bytes(row) not in seen for row in now])) if len(now) else 0.0
 

@@ -58,7 +58,6 @@ def run(job: Job, checkpoint: str, split: str, shard: str) -> None:
         "gradients": job.config.gradients.plain(),
         "chosen": read_manifest(job.layout.suspects).digest if suspects else "all",
         "labels": ["sampled", job.config.candidates.sampled_labels, job.config.seed] if sampled else "all",
-        "batch_rows": job.config.compute.batch_rows,
         "threads": job.config.compute.threads,
     }
     store = job.layout.candidates(checkpoint, split, shard)
@@ -97,7 +96,7 @@ def _write(
     _, hash_arrays = open_arrays(job.layout.hashes, "rows")
     hashes = hash_arrays.read(split)
     progress = job.progress(f"{split} candidates", len(chosen))
-    step = job.config.compute.batch_rows
+    step = job.config.gradients.batch_rows
     for start in range(0, len(chosen), step):
         picked = chosen[start : start + step]
         batch = dataset.batch(picked)

@@ -5,7 +5,7 @@ Another damping needs no model and no capture: only this stage and what follows.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -68,11 +68,17 @@ def _ggn_roots(job: Job, plan: Plan, checkpoint: str, split: str) -> CodeSet:
 
 def roots_of(shard: CodeShard) -> Array:
     """Root rows of a shard, [R, K] float64: gradients, or sqrt(weight) times gradients under each label."""
-    codes = shard.codes()[shard.finite].astype(np.float64)
-    if codes.ndim == 2:
-        return codes
-    weights = np.sqrt(shard.read("weight")[shard.finite].astype(np.float64))
-    return (codes * weights[:, :, None]).reshape(-1, codes.shape[-1])
+    return np.concatenate(list(_root_blocks(shard)))
+
+
+def _root_blocks(shard: CodeShard) -> Iterator[Array]:
+    """The root rows of a shard in blocks of bounded size."""
+    for block in shard.blocks():
+        codes = shard.codes(block)[shard.finite[block]].astype(np.float64)
+        if codes.ndim == 3:
+            weights = np.sqrt(shard.read("weight", block)[shard.finite[block]].astype(np.float64))
+            codes = (codes * weights[:, :, None]).reshape(-1, codes.shape[-1])
+        yield codes
 
 
 def _spectrum(job: Job, kind: str, roots: CodeSet, rows: int) -> Spectrum:
@@ -91,6 +97,7 @@ def _sum(job: Job, reduce: Callable[[Array], Array], roots: CodeSet) -> Array:
     """The sum over shards of what `reduce` makes of their root rows."""
 
     def part(shard: CodeShard) -> Array:
-        return reduce(roots_of(shard))
+        total: Array = sum(reduce(block) for block in _root_blocks(shard))  # type: ignore[assignment]
+        return total
 
     return tree_sum([partial(part, shard) for shard in roots.shards], job.config.compute.threads)

@@ -1,7 +1,7 @@
 """Evaluate: how well each score finds the rows whose given label is wrong, and what relabelling gets right.
 
-The only stage that reads true labels. Every table carries the simple controls: loss at the same checkpoint, gradient
-norm, nearest neighbours on the inputs, and the prediction itself.
+True labels are used by this stage alone; planning only checks and digests them. Every table carries the simple
+controls: loss at the same checkpoint, gradient norm, nearest neighbours on the inputs, and the prediction itself.
 """
 
 from __future__ import annotations
@@ -22,6 +22,12 @@ from pipeline.tasks.base import Task
 from pipeline.tasks.checks import row_set
 
 Array = np.ndarray[Any, Any]
+
+LABELS = ("suggested", "predicted")
+"""Columns of scores.parquet that say a label."""
+
+PREDICTED_ROWS = 256
+"""Rows of a batch of predictions."""
 
 METHODS = {
     "s": ("FVM, set level (S)", "flat", False, 1),
@@ -45,7 +51,7 @@ def run(job: Job) -> None:
         raise DataError(
             "expected a task with true_labels to evaluate against, got one without; give it the property true_labels"
         )
-    scores = read_table(job.layout.scores)
+    scores = read_table(job.layout.scores, ["given", "flag", *METHODS, *(LABELS if plan.labelled else ())])
     truth, given = np.asarray(task.true_labels), np.asarray(scores["given"])
     judged = (truth >= 0) & (np.asarray(scores["flag"]) == 0)
     wrong = truth != given
@@ -54,9 +60,10 @@ def run(job: Job) -> None:
     if not possible:
         job.say(f"nothing to judge: {count} of {int(judged.sum())} given labels are wrong, and both kinds are needed")
     identity = {"scores": open_artefact(job.layout.scores, "scores").digest, "evaluate": job.config.evaluate.plain()}
-    _write(job, "mislabel", identity, _mislabel(job, task, scores, wrong, judged) if possible else [])
     if plan.labelled:
         _write(job, "relabel", identity, _relabel(job, task, scores, truth, wrong & judged) if possible else [])
+    # The rule's output comes last: while it is missing, the stage is not done.
+    _write(job, "mislabel", identity, _mislabel(job, task, scores, wrong, judged) if possible else [])
 
 
 def _write(job: Job, table: str, identity: dict[str, Any], rows: list[dict[str, Any]]) -> None:
@@ -72,7 +79,7 @@ def _write(job: Job, table: str, identity: dict[str, Any], rows: list[dict[str, 
 def _mislabel(job: Job, task: Task, scores: dict[str, list[Any]], wrong: Array, judged: Array) -> list[dict[str, Any]]:
     """AUC, average precision and recall at the noise rate of every score, wrong labels being the positives."""
     methods = [(*METHODS[column], sign_of(column) * np.asarray(scores[column], float)) for column in METHODS]
-    neighbours = _neighbours(job, task, np.asarray(scores["given"]))
+    neighbours = _neighbours(job, task, np.asarray(scores["given"]), judged)
     if neighbours is not None:
         methods.append(("kNN on the inputs", "none", True, 1, neighbours))
     rows = []
@@ -103,12 +110,15 @@ def _measures(values: Array, wrong: Array) -> dict[str, float]:
     }
 
 
-def _neighbours(job: Job, task: Task, given: Array) -> Array | None:
-    """Share of a row's nearest others whose given label differs from its own; None for inputs of no fixed shape."""
+def _neighbours(job: Job, task: Task, given: Array, judged: Array) -> Array | None:
+    """Share of a row's nearest others whose given label differs from its own, [N]; NaN for rows that are not judged.
+
+    None for inputs of no fixed shape.
+    """
     rows = row_set(task, "train")
     inputs: list[Array] = []
-    for i in range(len(rows)):
-        row = rows.row(i)
+    for i in np.nonzero(judged)[0]:
+        row = rows.row(int(i))
         value = row[0] if isinstance(row, (tuple, list)) else None
         if not isinstance(value, torch.Tensor) or (inputs and value.numel() != len(inputs[0])):
             return None
@@ -116,8 +126,10 @@ def _neighbours(job: Job, task: Task, given: Array) -> Array | None:
     count = min(job.config.evaluate.neighbours, len(inputs) - 1)
     if count < 1:
         return None
-    found = KNeighborsClassifier(n_neighbors=count).fit(np.stack(inputs), given).kneighbors(return_distance=False)
-    share: Array = (given[found] != given[:, None]).mean(1)
+    labels = given[judged]
+    found = KNeighborsClassifier(n_neighbors=count).fit(np.stack(inputs), labels).kneighbors(return_distance=False)
+    share = np.full(len(given), np.nan)
+    share[judged] = (labels[found] != labels[:, None]).mean(1)
     return share
 
 
@@ -129,8 +141,8 @@ def _relabel(job: Job, task: Task, scores: dict[str, list[Any]], truth: Array, w
         ("prediction", "trained", True): _predictions(job, task, "trained"),
     }
     rows = []
+    known = wrong & (np.asarray(scores["suggested"]) >= 0)  # the same rows for all
     for (method, checkpoint, control), labels in suggestions.items():
-        known = wrong & (labels >= 0)
         accuracy = float((labels[known] == truth[known]).mean()) if known.any() else float("nan")
         rows.append(
             {
@@ -148,8 +160,8 @@ def _predictions(job: Job, task: Task, checkpoint: str) -> Array:
     """The most likely class of every train row, [N]."""
     rows, model = row_set(task, "train"), model_at(task, job.layout, checkpoint)
     found = []
-    for start in range(0, len(rows), job.config.compute.batch_rows):
-        indices = range(start, min(start + job.config.compute.batch_rows, len(rows)))
+    for start in range(0, len(rows), PREDICTED_ROWS):
+        indices = range(start, min(start + PREDICTED_ROWS, len(rows)))
         with torch.no_grad():
             found.append(task.logits(model, rows.batch(indices)).argmax(1).numpy())
     return np.concatenate(found)

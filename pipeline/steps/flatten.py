@@ -32,6 +32,9 @@ CANDIDATES = {
 }
 """Strengths that `auto` tries where the config names none."""
 
+MEASURED_ROWS = 256
+"""Rows of a batch when sharpness is measured; sums are float64, so that it does not matter."""
+
 TOLERANCE = 1e-3
 """Relative residual at which Lanczos stops."""
 
@@ -42,7 +45,7 @@ def run(job: Job) -> None:
     task, section = task_of(job.config, job.plan()), job.config.flatten
     rows = row_set(task, "validation")
     model = model_at(task, job.layout, "trained")
-    _check_finite(mean_loss(model, task.loss, rows, job.config.compute.batch_rows))
+    _check_finite(mean_loss(model, task.loss, rows, MEASURED_ROWS))
     choice = _choose(job, task, rows)
     strength = choice.strength if choice else _given(section)
     before = _sharpness(job, task, model, rows)
@@ -130,11 +133,7 @@ def _point(point: Progress) -> list[float]:
 
 def _sharpness(job: Job, task: Task, model: nn.Module, rows: RowSet) -> dict[str, float]:
     """Loss and sharpness of the model on validation rows, chosen by content where they are many."""
-    section, seed, batch_rows = (
-        job.config.sharpness,
-        derive(job.config.seed, "sharpness"),
-        job.config.compute.batch_rows,
-    )
+    section, seed, batch_rows = job.config.sharpness, derive(job.config.seed, "sharpness"), MEASURED_ROWS
     _, hashes = open_arrays(job.layout.hashes, "rows")
     chosen = Part(rows, sample([bytes(row) for row in hashes.read("validation")], section.rows, job.config.seed))
     noise = filter_noise_rise(model, task.loss, chosen, section.noise, section.draws, seed, batch_rows)

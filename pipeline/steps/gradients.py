@@ -33,7 +33,6 @@ def run(job: Job, checkpoint: str, split: str, shard: str) -> None:
         "rows": rows,
         "gradients": job.config.gradients.plain(),
         "norm_full": "exact",
-        "batch_rows": job.config.compute.batch_rows,
         "threads": job.config.compute.threads,
     }
     with job.writing(job.layout.gradients(checkpoint, split, shard), "gradients", identity) as (path, record):
@@ -51,8 +50,8 @@ def _write(job: Job, writer: ArrayWriter, capturer: Capturer, codec: Codec, spli
     dataset = row_set(capturer.task, split)
     progress = job.progress(f"{split} gradients", len(positions))
     flagged: list[int] = []
-    for start in range(positions.start, positions.stop, job.config.compute.batch_rows):
-        chosen = range(start, min(start + job.config.compute.batch_rows, positions.stop))
+    for start in range(positions.start, positions.stop, job.config.gradients.batch_rows):
+        chosen = range(start, min(start + job.config.gradients.batch_rows, positions.stop))
         try:
             captured = capturer.capture(dataset.batch(chosen), len(chosen))
         except LowlandError as error:

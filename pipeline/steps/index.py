@@ -1,6 +1,7 @@
 """Index: the train codes of a checkpoint in FAISS, and how much of the exact answer it finds.
 
 Recall is measured with preconditioned vectors of validation rows, as queries come; codes as queries would flatter it.
+These rows are not in the index; at flat, their gradients are part of the curvature that preconditions them.
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from pipeline.core.agreement import recall_at_k
-from pipeline.core.influence import unit
+from pipeline.core.influence import SIGNED, unit
 from pipeline.shards import sample
 from pipeline.steps.job import Job
-from pipeline.steps.preconditioned import open_vectors
+from pipeline.steps.preconditioned import Vectors, open_vectors
 from pipeline.steps.retrieve import exact_search, index_search
 from pipeline.steps.stores import FINITE, CodeSet, blocks, open_arrays, open_codes
 from pipeline.storage import indexes
@@ -32,14 +33,13 @@ def run(job: Job, checkpoint: str, metric: str) -> None:
     codes, vectors = open_codes(job.layout, plan, checkpoint, "train"), open_vectors(job.layout, checkpoint)
     finite = int(codes.finite().sum())
     index = indexes.build(section.factory, len(codes.shards[0].codec.column_scale), _blocks(job, codes, metric),
-                          _sample(job, codes, metric), job.config.compute.threads)  # fmt: skip
+                          lambda: _sample(job, codes, metric), job.config.compute.threads)  # fmt: skip
     indexes.tune(index, section.probes, section.breadth)
     identity = {"gradients": codes.digests(), "index": section.plain(), "metric": metric, "rows": finite}
     with job.writing(job.layout.index(checkpoint, metric), "index", identity) as (path, record):
         indexes.save(index, path)
         record["vectors"] = vectors.manifest.digest
-        record["recall"] = _recall(job, index, codes, vectors, metric)
-        record["recall_rows"] = min(section.recall_rows, plan.splits["validation"].rows)
+        record.update(_recall(job, index, codes, vectors, metric))
     job.say(f"recall@{RECALL_AT} of {section.factory} against exact search: {record['recall']:.3f}")
 
 
@@ -61,18 +61,25 @@ def _sample(job: Job, codes: CodeSet, metric: str) -> Array:
     return unit(rows).astype(np.float32) if metric == "cosine" else rows
 
 
-def _recall(job: Job, index: Any, codes: CodeSet, vectors: Any, metric: str) -> float:
-    """recall@10 of top and bottom against exact search, after the rerank, over validation rows chosen by content."""
+def _recall(job: Job, index: Any, codes: CodeSet, vectors: Vectors, metric: str) -> dict[str, Any]:
+    """recall@10 against exact search over validation rows chosen by content, for the record."""
     _, hashes = open_arrays(job.layout.hashes, "rows")
     finite = np.nonzero(vectors.arrays.read("validation_flag") == FINITE)[0]
     content = hashes.read("validation")[finite]
     chosen = finite[sample([bytes(row) for row in content], job.config.index.recall_rows, job.config.seed)]
-    score = next(name for name, kind in METRIC_OF.items() if kind == metric)
     queries = vectors.codes("validation", chosen) if metric == "cosine" else vectors.solved("validation", chosen)
+    scores = [score for score, kind in METRIC_OF.items() if kind == metric]
+    after = {score: _share_found(index, codes, score, queries, job.config.index.oversample) for score in scores}
+    before = {score: _share_found(index, codes, score, queries, 1) for score in scores}
+    mean = float(np.mean(list(after.values())))
+    return {"recall": mean, "recall_by_score": after, "recall_before_rerank": before, "recall_rows": len(chosen)}
+
+
+def _share_found(index: Any, codes: CodeSet, score: str, queries: Array, oversample: int) -> float:
+    """Mean recall@10 of the directions that the index answers; the bottom of an unsigned score is scanned for."""
     k = min(RECALL_AT, int(codes.finite().sum()))
     shares = []
-    for bottom in (False, True):
-        found = index_search(index, codes, score, queries, k, bottom, job.config.index.oversample)
-        exact = exact_search(codes, score, queries, k, bottom)
-        shares.append(recall_at_k(found.ids, exact.ids))
+    for bottom in (False, True) if SIGNED[score] else (False,):
+        found = index_search(index, codes, score, queries, k, bottom, oversample)
+        shares.append(recall_at_k(found.ids, exact_search(codes, score, queries, k, bottom).ids))
     return float(np.mean(shares))

@@ -1,8 +1,7 @@
 """Projection: what maps a gradient to K numbers at a checkpoint, and the codec's column scales; fitted once.
 
 Fitted on train rows in the order of their content hash, so that neither their order nor their sharding matters, and
-never again: appended rows are mapped as the first ones were. The hashes of all rows known at this time are kept, so
-that later reports can say which share of the rows the checkpoints and the projection have not seen.
+never again: appended rows are mapped as the first ones were.
 """
 
 from __future__ import annotations
@@ -32,11 +31,9 @@ def run(job: Job, checkpoint: str) -> None:
     task = task_of(config, job.plan())
     seed = derive(config.seed, "projection")
     _, hashes = open_arrays(job.layout.hashes, "rows")
-    seen = hashes.read("train")
-    own, others = (
-        [rows[start : start + config.compute.batch_rows] for start in range(0, len(rows), config.compute.batch_rows)]
-        for rows in _samples([bytes(row) for row in seen], section.method, section.sample_rows, config.seed)
-    )
+    rows = [bytes(row) for row in hashes.read("train")]
+    samples = _samples(rows, section.method, section.sample_rows, config.seed)
+    own, others = (_batches(positions, config.gradients.batch_rows) for positions in samples)
 
     def fit(model: nn.Module, coverage: Coverage, shapes: Shapes) -> Projection:
         settings = Settings(section.basis, None if section.selected == "auto" else section.selected)
@@ -52,11 +49,10 @@ def run(job: Job, checkpoint: str) -> None:
         "projection": {"method": section.method, "dimension": capturer.projection.dimension},
         "seed": seed,
         "gradients": config.gradients.plain(),
-        "batch_rows": config.compute.batch_rows,
     }
     arrays = {f"state_{name}": values for name, values in capturer.projection.state().items()}
     with job.writing(job.layout.projection(checkpoint), "projection", identity) as (path, record):
-        write_arrays(path, {"column_scale": codec.column_scale, "seen": seen, **arrays})
+        write_arrays(path, {"column_scale": codec.column_scale, **arrays})
         record["parameters"] = int(sum(np.prod(shape) for shape in capturer.projection.shapes.values()))
         record["engines"] = capturer.coverage.served
         record["left_out"] = capturer.left_out
@@ -74,6 +70,10 @@ def _samples(hashes: list[bytes], method: str, count: int, seed: int) -> tuple[l
     own = sample(hashes, min(count, (len(hashes) + 1) // 2), seed)
     both = sample(hashes, len(own) + count, seed)
     return own, sorted(set(both).difference(own)) or own
+
+
+def _batches(positions: list[int], size: int) -> list[list[int]]:
+    return [positions[start : start + size] for start in range(0, len(positions), size)]
 
 
 def _fit(

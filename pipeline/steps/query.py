@@ -12,7 +12,7 @@ import numpy as np
 
 from pipeline.config import CURVATURE_SPLIT, parse_score
 from pipeline.core.influence import SIGNED
-from pipeline.errors import DataError
+from pipeline.errors import DataError, StoreError
 from pipeline.shards import Plan
 from pipeline.steps.job import Job
 from pipeline.steps.preconditioned import check_curvature, open_preconditioner, open_vectors
@@ -97,6 +97,10 @@ def query_vectors(layout: Layout, plan: Plan, text: str, split: str, rows: Array
         gradients = codes.gather(rows).astype(np.float64)
         return gradients if score == "cosine" else precondition(layout, checkpoint, gradients)
     vectors = open_vectors(layout, checkpoint)
+    if vectors.manifest.identity[split] != open_codes(layout, plan, checkpoint, split).digests():
+        raise StoreError(
+            f"expected vectors of the {split} rows as they are now, got those of others; run `lowland run`"
+        )
     _check_finite(split, rows, vectors.arrays.read(f"{split}_flag", rows) == FINITE)
     return vectors.codes(split, rows) if score == "cosine" else vectors.solved(split, rows)
 

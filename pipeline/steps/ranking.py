@@ -50,11 +50,12 @@ def read_suspects(layout: Layout, plan: Plan, column: str, top: int) -> list[Ran
         StoreError: there are no scores.
     """
     open_artefact(layout.scores, "scores")
-    table = read_table(layout.scores)
-    if column not in table:
+    if column == "margin" and not plan.labelled:
         raise DataError(
             f"expected --score {column} among the scores of the run, got none: the task gives no labels; choose another"
         )
+    columns = ["given", "loss_flat", column, *(["suggested", "margin"] if plan.labelled else [])]
+    table = read_table(layout.scores, list(dict.fromkeys(columns)))
     scores = np.array([np.nan if value is None else value for value in table[column]], float)
     known = np.nonzero(np.isfinite(scores))[0]
     if top > len(known):

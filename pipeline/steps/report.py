@@ -46,7 +46,7 @@ def run(job: Job) -> None:
     """Write `report/index.html`."""
     plan, layout = job.plan(), job.layout
     task = task_of(job.config, plan)
-    table = read_table(layout.scores)
+    table = read_table(layout.scores, ["s", "given"])
     suspects = _suspects(job, plan, task, table)
     projection = open_artefact(layout.projection("flat"), "projection")
     unseen = unseen_share(layout)

@@ -19,6 +19,10 @@ from pipeline.storage import indexes
 Array = np.ndarray[Any, Any]
 
 
+QUERIES = 64
+"""Queries whose candidates are read and scored together."""
+
+
 @dataclass(frozen=True)
 class Ranked:
     """Row positions [q, k] and their scores [q, k], best first (worst first for the bottom)."""
@@ -34,6 +38,9 @@ def index_search(
     if bottom and not SIGNED[score]:
         return exact_search(codes, score, queries, k, bottom)
     directions = [-1.0] if bottom else ([1.0] if SIGNED[score] else [1.0, -1.0])
+    if len(queries) > QUERIES:
+        parts = [queries[start : start + QUERIES] for start in range(0, len(queries), QUERIES)]
+        return _joined([index_search(index, codes, score, part, k, bottom, oversample) for part in parts])
     # Only the direction of a query matters to the search; at unit length it cannot overflow float32.
     probes = unit(queries)
     fetched = min(k * oversample, codes.rows)
@@ -69,6 +76,10 @@ def _merge(kept: Ranked, ids: Array, scores: Array, k: int, bottom: bool) -> Ran
     all_ids, all_scores = np.concatenate([kept.ids, ids]), np.concatenate([kept.scores, scores])
     best = order(all_scores, all_ids, bottom)[:k]
     return Ranked(all_ids[best], all_scores[best])
+
+
+def _joined(parts: list[Ranked]) -> Ranked:
+    return _stack([Ranked(ids, scores) for part in parts for ids, scores in zip(part.ids, part.scores, strict=True)])
 
 
 def _stack(ranked: list[Ranked]) -> Ranked:

@@ -117,12 +117,13 @@ def _relabelling(job: Job, plan: Plan, preconditioner: Preconditioner, labels: A
     every = np.full((candidates.rows, len(plan.classes)), np.nan)
     progress = job.progress("relabelling", candidates.rows)
     for shard in candidates.shards:
-        kept = shard.finite
-        rows, codes = shard.positions[kept], shard.codes()[kept]
-        if len(rows):
-            scores = preconditioner.forms(codes.reshape(-1, codes.shape[-1])).s.reshape(codes.shape[:2])
-            suggested[rows], margin[rows] = relabel(scores, labels[rows])
-            predicted[rows] = shard.read("loss")[kept].argmin(1)
-            every[rows] = scores
-        progress.add(len(rows))
+        for block in shard.blocks():
+            kept = shard.finite[block]
+            rows, codes = shard.positions[block][kept], shard.codes(block)[kept]
+            if len(rows):
+                scores = preconditioner.forms(codes.reshape(-1, codes.shape[-1])).s.reshape(codes.shape[:2])
+                suggested[rows], margin[rows] = relabel(scores, labels[rows])
+                predicted[rows] = shard.read("loss", block)[kept].argmin(1)
+                every[rows] = scores
+            progress.add(len(rows))
     return {"suggested": suggested, "margin": margin, "predicted": predicted, "s_by_label": list(every)}

@@ -6,6 +6,7 @@ be those that the plan lists. Otherwise the answer would mix two things, and is 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +23,9 @@ from pipeline.storage.artefact import Manifest, open_artefact
 from pipeline.storage.layout import Layout
 
 Array = np.ndarray[Any, Any]
+
+BLOCK_BYTES = 2**27
+"""Decoded codes that are held at once, as float64."""
 
 FINITE, NOT_FINITE = 0, 1
 """Flags of a row: its loss and gradient are numbers; or not, and then it is kept out of curvature and index."""
@@ -54,9 +58,15 @@ class CodeShard:
         flat = self.codec.decode(values.reshape(-1, values.shape[-1]), scale.reshape(-1))
         return flat.reshape(values.shape)
 
-    def read(self, name: str) -> Array:
-        """Another array of the shard, whole."""
-        return self.arrays.read(name)
+    def read(self, name: str, rows: slice | None = None) -> Array:
+        """Another array of the shard, whole or some rows."""
+        return self.arrays.read(name, rows)
+
+    def blocks(self) -> Iterator[slice]:
+        """The shard's rows in blocks of bounded size, in order: a row under 100 labels is 100 codes."""
+        total, *sizes = self.arrays.shape("codes")
+        step = max(1, BLOCK_BYTES // (8 * math.prod(sizes)))
+        yield from (slice(start, min(start + step, total)) for start in range(0, total, step))
 
     @cached_property
     def positions(self) -> Array:

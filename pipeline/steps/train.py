@@ -10,14 +10,16 @@ import torch
 from pipeline.errors import InputError, TaskError
 from pipeline.provenance import digest_file
 from pipeline.steps.job import Job, hearing
+from pipeline.steps.stores import open_arrays
 from pipeline.steps.tasks import new_model, seed_everything, task_of, use_threads
+from pipeline.storage.arrays import write_arrays
 from pipeline.storage.weights import load_into, save_weights
 from pipeline.tasks.base import Task
 from pipeline.tasks.blame import blame, file_of
 
 
 def run(job: Job) -> None:
-    """Write `checkpoints/trained.safetensors`."""
+    """Write `checkpoints/trained.safetensors`, and before it `checkpoints/seen.zarr`: which train rows there were."""
     use_threads(job.config)
     section, plan = job.config.task, job.plan()
     task = task_of(job.config, plan)
@@ -31,6 +33,9 @@ def run(job: Job) -> None:
         seed_everything(job.config.seed, "train")
         with hearing(job):
             model = new_trained(task)
+    _, hashes = open_arrays(job.layout.hashes, "rows")
+    with job.writing(job.layout.seen, "seen", {"content": plan.splits["train"].content}) as (path, _):
+        write_arrays(path, {"train": hashes.read("train")})
     with job.writing(job.layout.checkpoint("trained"), "checkpoint", identity) as (path, record):
         save_weights(path, model)
         record["rows"] = plan.splits["train"].rows

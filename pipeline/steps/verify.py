@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,19 +71,38 @@ def _expectations(layout: Layout, plan: Plan, manifests: dict[Path, Manifest]) -
     def digest(path: Path) -> str | None:
         return manifests[path].digest if path in manifests else None
 
+    def digests(place: Callable[[str, str, str], Path], checkpoint: str, split: str) -> list[str | None]:
+        return [digest(place(checkpoint, split, shard.name)) for shard in plan.splits[split].shards]
+
     yield layout.checkpoint("flat"), "trained", digest(layout.checkpoint("trained"))
     for checkpoint in CHECKPOINTS:
         weights, projection = digest(layout.checkpoint(checkpoint)), digest(layout.projection(checkpoint))
         yield layout.projection(checkpoint), "checkpoint", weights
-        yield layout.vectors(checkpoint), "curvature", digest(layout.curvature(checkpoint, CURVATURE_SPLIT[checkpoint]))
+        split = CURVATURE_SPLIT[checkpoint]
+        curvature = layout.curvature(checkpoint, split)
+        yield layout.vectors(checkpoint), "curvature", digest(curvature)
+        summed = layout.candidates if _kind(manifests, curvature) == "ggn" else layout.gradients
+        yield curvature, "inputs", digests(summed, checkpoint, split)
+        for split in ("validation", "query"):
+            if plan.splits[split].rows:
+                yield layout.vectors(checkpoint), split, digests(layout.gradients, checkpoint, split)
         for split, rows in plan.splits.items():
             for shard in rows.shards:
                 for place in (layout.gradients, layout.candidates):
                     yield place(checkpoint, split, shard.name), "checkpoint", weights
                     yield place(checkpoint, split, shard.name), "projection", projection
-        train = [digest(layout.gradients(checkpoint, "train", shard.name)) for shard in plan.splits["train"].shards]
         for metric in ("inner", "cosine"):
-            yield layout.index(checkpoint, metric), "gradients", train
+            yield layout.index(checkpoint, metric), "gradients", digests(layout.gradients, checkpoint, "train")
+    made = [layout.curvature(checkpoint, CURVATURE_SPLIT[checkpoint]) for checkpoint in ("flat", "trained")]
+    yield layout.scores, "curvature", [digest(path) for path in made]
+    for table in ("mislabel", "relabel"):
+        yield layout.evaluation(table), "scores", digest(layout.scores)
+    yield layout.report, "scores", digest(layout.scores)
+    yield layout.report, "topk", digest(layout.topk)
+
+
+def _kind(manifests: dict[Path, Manifest], curvature: Path) -> str | None:
+    return manifests[curvature].identity["curvature"]["kind"] if curvature in manifests else None
 
 
 def _set_faults(

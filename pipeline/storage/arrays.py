@@ -103,7 +103,11 @@ class Arrays:
 
     def rows(self, name: str) -> int:
         """How many rows an array has."""
-        return int(self._array(name).shape[0])
+        return self.shape(name)[0]
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of an array."""
+        return tuple(int(size) for size in self._array(name).shape)
 
     def read(self, name: str, rows: slice | np.ndarray[Any, Any] | None = None) -> np.ndarray[Any, Any]:
         """Rows of an array: all, a slice, or the positions in an integer array.
@@ -116,7 +120,7 @@ class Arrays:
             picked = (
                 array.oindex[rows] if isinstance(rows, np.ndarray) else array[rows if rows is not None else slice(None)]
             )
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, IndexError) as error:
             raise StoreError(
                 f"expected {self.directory}/{name} as it was written, got a damaged chunk ({error}); "
                 "run `lowland verify` to see which, delete its manifest and run `lowland run`"

@@ -124,13 +124,13 @@ def create(path: Path, kind: str, identity: dict[str, Any], record: dict[str, An
     Raises:
         CapacityError: the disk is full.
     """
-    manifest_path(path).unlink(missing_ok=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
         files = _list_files(temporary)
+        manifest_path(path).unlink(missing_ok=True)
         _remove(path)
         temporary.rename(path)
         _write_manifest(path, Manifest(kind, path.name, identity, files, record))
@@ -172,7 +172,7 @@ def _list_files(root: Path) -> dict[str, tuple[int, str]]:
         return {"": _describe(root)}
     files = sorted(file for file in root.rglob("*") if file.is_file())
     listed = {str(file.relative_to(root)): _describe(file) for file in files}
-    for directory in {file.parent for file in files}:
+    for directory in (root, *(place for place in root.rglob("*") if place.is_dir())):
         _sync_directory(directory)
     return listed
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +16,15 @@ WRITE_BYTES = 2**20
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 
 
-def build(factory: str, dimension: int, blocks: Iterable[tuple[np.ndarray[Any, Any], Floats]], sample: Floats,
-          threads: int) -> Any:  # fmt: skip
+def build(factory: str, dimension: int, blocks: Iterable[tuple[np.ndarray[Any, Any], Floats]],
+          sample: Callable[[], Floats], threads: int) -> Any:  # fmt: skip
     """An index over blocks of (ids [n], vectors [n, K]), by inner product.
 
     Args:
         factory: a FAISS factory string.
         dimension: K.
         blocks: ids and vectors.
-        sample: vectors [n, K] to train quantisers on; only read where the factory needs training.
+        sample: gives vectors [n, K] to train quantisers on; only called where the factory needs training.
         threads: BLAS and FAISS threads.
 
     Raises:
@@ -41,7 +41,7 @@ def build(factory: str, dimension: int, blocks: Iterable[tuple[np.ndarray[Any, A
             f"expected a FAISS factory string for index.factory, got {factory!r}; try Flat or IVF256,SQ8"
         ) from error
     if not index.is_trained:
-        _train(index, factory, sample)
+        _train(index, factory, sample())
     for ids, vectors in blocks:
         if len(ids):
             index.add_with_ids(np.ascontiguousarray(vectors, np.float32), np.ascontiguousarray(ids, np.int64))

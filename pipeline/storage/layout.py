@@ -39,6 +39,11 @@ class Layout:
         """Weights: `trained` or `flat`."""
         return self.results / "checkpoints" / f"{name}.safetensors"
 
+    @property
+    def seen(self) -> Path:
+        """Content hashes of the train rows that were there when `trained` was made."""
+        return self.results / "checkpoints" / "seen.zarr"
+
     def projection(self, checkpoint: str) -> Path:
         """The map to K numbers and the codec's column scales."""
         return self.results / "projection" / f"{checkpoint}.zarr"

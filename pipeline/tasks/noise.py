@@ -126,7 +126,7 @@ def _held_out_probabilities(
 
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=200, tol=1e-3))
     split = StratifiedKFold(folds, shuffle=True, random_state=seed)
-    # one thread: on such small matrices many threads only wait for one another (80 times slower on two busy cores)
+    # one thread: on such small matrices many threads only wait for one another
     with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the order of classes needs no converged optimum
         return np.asarray(

@@ -60,7 +60,7 @@ def index_of(codes, score, factory="Flat"):
     kept = codes.finite()
     rows = codes.codes()[kept]
     rows = unit(rows).astype(np.float32) if score == "cosine" else rows
-    return indexes.build(factory, K, [(np.nonzero(kept)[0], rows)], rows, 1)
+    return indexes.build(factory, K, [(np.nonzero(kept)[0], rows)], lambda: rows, 1)
 
 
 @pytest.mark.parametrize("bottom", [False, True])

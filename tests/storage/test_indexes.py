@@ -24,7 +24,7 @@ def rows():
 
 def make(factory, rows, ids=IDS, parts=3):
     chosen = [(ids[part], rows[part]) for part in np.array_split(np.arange(len(rows)), parts)]
-    index = indexes.build(factory, K, chosen, rows, threads=1)
+    index = indexes.build(factory, K, chosen, lambda: rows, threads=1)
     indexes.tune(index, probes=4, breadth=400)
     return index
 
@@ -56,14 +56,14 @@ def test_the_flat_index_is_exact(rows):
 @pytest.mark.parametrize("factory", FACTORIES)
 def test_excluded_rows_are_never_found(rows, factory):
     kept = np.arange(400) % 7 != 0
-    index = indexes.build(factory, K, [(IDS[kept], rows[kept]), (IDS[:0], rows[:0])], rows[kept], threads=1)
+    index = indexes.build(factory, K, [(IDS[kept], rows[kept]), (IDS[:0], rows[:0])], lambda: rows[kept], threads=1)
     indexes.tune(index, probes=4, breadth=400)
     ids, _ = indexes.search(index, rows[~kept], 20)
     assert set(ids.ravel()) <= {*IDS[kept], -1}
 
 
 def test_a_search_for_more_than_there_are_ends_in_minus_one(rows):
-    index = indexes.build("Flat", K, [(IDS[:3], rows[:3])], rows[:3], threads=1)
+    index = indexes.build("Flat", K, [(IDS[:3], rows[:3])], lambda: rows[:3], threads=1)
     ids, _ = indexes.search(index, rows[:1], 5)
     assert sorted(ids[0, :3]) == [1, 4, 7] and ids[0, 3:].tolist() == [-1, -1]
 

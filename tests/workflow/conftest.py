@@ -21,10 +21,6 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A user's own project and its run."""
-    import os
-
-    if os.environ.get("WF_PROJECT"):
-        return Project(Path(os.environ["WF_PROJECT"]))
     made = new_project(tmp_path_factory.mktemp("project"))
     succeed("run", "-c", made.config, "--workdir", made.run, "--cores", 2)
     return made
@@ -33,10 +29,6 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run of the default configuration: `make demo`."""
-    import os
-
-    if os.environ.get("WF_DEMO"):
-        return Path(os.environ["WF_DEMO"])
     directory = tmp_path_factory.mktemp("demo") / "run"
     succeed("run", "--workdir", directory, "--cores", 2)
     return directory

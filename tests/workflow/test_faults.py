@@ -86,7 +86,7 @@ def other(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Gradients of the same rows, at the same checkpoints, captured otherwise."""
     directory = tmp_path_factory.mktemp("other")
     shutil.copytree(project.run / "results/checkpoints", directory / "results/checkpoints")
-    compute(directory, config_of(project.config, compute={"batch_rows": 4}, curvature={"damping": 0.1}))
+    compute(directory, config_of(project.config, gradients={"batch_rows": 4}, curvature={"damping": 0.1}))
     return directory
 
 
@@ -102,9 +102,9 @@ def test_a_shard_of_another_run_is_refused(project: Project, tmp_path: Path, oth
     transplant(other, copy, "gradients/trained/train/00001")
     complaint = ask("query", copy, "--row", "query:3").complaint
     assert "expected stores of one provenance" in complaint
-    assert "00000.zarr and " in complaint and "00001.zarr, which differ in batch_rows, projection" in complaint
+    assert "00000.zarr and " in complaint and "00001.zarr, which differ in gradients, projection" in complaint
     answer = ask("verify", copy)
-    assert "faults" in answer.complaint and "which differ in batch_rows, projection" in answer.out
+    assert "faults" in answer.complaint and "which differ in gradients, projection" in answer.out
 
 
 def test_all_shards_of_another_run_are_refused(project: Project, tmp_path: Path, other: Path) -> None:

@@ -63,7 +63,7 @@ def test_batches_change_no_score(reference: Path, project: Project, tmp_path: Pa
     one, other = (
         compute(
             beginning(reference, tmp_path / str(rows), "checkpoints"),
-            config_of(project.config, projection=FITTED, compute={"batch_rows": rows}, **EXACT),
+            config_of(project.config, projection=FITTED, gradients={**EXACT["gradients"], "batch_rows": rows}),
         )
         for rows in (4, 20)
     )

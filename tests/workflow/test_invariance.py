@@ -49,7 +49,7 @@ def beginning(reference: Path, directory: Path, *kept: str) -> Path:
     [
         {"plan": {"shard_rows": 7}},
         {"plan": {"shard_rows": 1000}},
-        {"compute": {"batch_rows": 4}},
+        {"gradients": {"batch_rows": 4}},
         {"compute": {"threads": 2}},
     ],
     ids=["shards of 7 rows", "one shard", "batches of 4 rows", "two threads"],
