@@ -41,8 +41,12 @@ def digest_file(path: Path) -> str:
         return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=DIGEST_BYTES)).hexdigest()
 
 
-def digest_code(files: Iterable[Path]) -> str:
+def digest_code(files: Iterable[Path], ignored: tuple[str, ...] = ()) -> str:
     """Hex digest of the syntax trees of some modules and of all that they import from this package or beside them.
+
+    Args:
+        files: where to start.
+        ignored: methods that do not count, in whatever class they stand.
 
     Raises:
         TaskError: a module is no Python.
@@ -52,14 +56,14 @@ def digest_code(files: Iterable[Path]) -> str:
     while pending:
         path, root = pending.pop()
         if path not in found:
-            tree, imported = _module(path, root, path.stat().st_mtime_ns)
+            tree, imported = _module(path, root, ignored, path.stat().st_mtime_ns)
             found[path] = tree
             pending.extend((file, root) for file in imported)
     return digest_value(sorted(found.values()))
 
 
 @cache
-def _module(path: Path, root: Path, _changed_ns: int) -> tuple[str, tuple[Path, ...]]:
+def _module(path: Path, root: Path, ignored: tuple[str, ...], _changed_ns: int) -> tuple[str, tuple[Path, ...]]:
     """The digest of one module's tree, and the files that it imports from this package or from below `root`."""
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
@@ -70,6 +74,8 @@ def _module(path: Path, root: Path, _changed_ns: int) -> tuple[str, tuple[Path, 
         ) from error
     for node in ast.walk(tree):
         _drop_docstring(node)
+        if isinstance(node, ast.ClassDef):
+            node.body = [part for part in node.body if getattr(part, "name", None) not in ignored]
     imported = {file for name in _imports(tree, path, root) for file in _files_of(name, root)}
     return digest_bytes(path.name.encode(), ast.dump(tree).encode()), tuple(sorted(imported - {path}))
 

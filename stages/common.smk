@@ -11,7 +11,7 @@ from pathlib import Path
 from pipeline import config as settings
 from pipeline.errors import InputError
 from pipeline.shards import Plan
-from pipeline.storage.layout import Layout
+from pipeline.storage.layout import METRIC_OF, Layout
 from pipeline.steps.code import code_of
 
 LOWLAND = f"{shlex.quote(sys.executable)} -m pipeline"
@@ -86,6 +86,35 @@ def content(*splits):
 def shards_of(kind, checkpoint, split):
     """Manifests of all shards of a split; kind is gradients or candidates."""
     return [f"results/{kind}/{checkpoint}/{split}/{shard.name}.json" for shard in PLAN.splits[split].shards]
+
+
+def everything():
+    """Manifests of all that a run makes."""
+    at = settings.CURVATURE_SPLIT
+    made = [
+        f"results/{stage}/{checkpoint}.json" for stage in ("checkpoints", "projection", "vectors") for checkpoint in at
+    ]
+    made += [f"results/curvature/{checkpoint}-{split}.json" for checkpoint, split in at.items()]
+    made += [shard for checkpoint in at for split in PLAN.splits for shard in shards_of("gradients", checkpoint, split)]
+    made += shards_of("candidates", "flat", "train") if PLAN.labelled else []
+    return [
+        *made,
+        *indexes_asked(),
+        "results/scores/scores.json",
+        "results/query/topk.json",
+        "results/report/index.json",
+    ]
+
+
+def checkpoints_asked():
+    """Checkpoints that the configured scores want."""
+    return sorted({settings.parse_score(score)[1] for score in CONFIG.query.scores})
+
+
+def indexes_asked():
+    """Indexes that the configured scores want."""
+    asked = [settings.parse_score(score) for score in CONFIG.query.scores]
+    return sorted({f"results/index/{checkpoint}-{METRIC_OF[score]}.json" for score, checkpoint in asked})
 
 
 def given_weights(wildcards):

@@ -1,18 +1,9 @@
 # The most helpful and most harmful train rows of every declared query row.
-from pipeline.storage.layout import METRIC_OF
-
-ASKED = [settings.parse_score(score) for score in CONFIG.query.scores]
-
-
 rule query:
     input:
-        gradients=[
-            shard
-            for checkpoint in sorted({checkpoint for _, checkpoint in ASKED})
-            for shard in shards_of("gradients", checkpoint, "train")
-        ],
-        vectors=sorted({f"results/vectors/{checkpoint}.json" for _, checkpoint in ASKED}),
-        indexes=sorted({f"results/index/{checkpoint}-{METRIC_OF[score]}.json" for score, checkpoint in ASKED}),
+        gradients=[shard for checkpoint in checkpoints_asked() for shard in shards_of("gradients", checkpoint, "train")],
+        vectors=[f"results/vectors/{checkpoint}.json" for checkpoint in checkpoints_asked()],
+        indexes=indexes_asked(),
     output:
         manifest="results/query/topk.json",
     log:

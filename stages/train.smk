@@ -5,6 +5,7 @@ rule train:
         weights=given_weights,
     output:
         manifest="results/checkpoints/trained.json",
+        seen="results/checkpoints/seen.json",
     log:
         "logs/train.log",
     benchmark:

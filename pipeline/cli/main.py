@@ -93,6 +93,11 @@ def _end_of_os(error: OSError) -> Any:
         _end(str(full), full.exit_code)
     if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
         _end(f"expected permission to use {error.filename}, got: {error.strerror}; change it and run again", 2)
+    if error.errno in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR):
+        _end(
+            f"expected another kind of file at {error.filename}, got: {error.strerror}; choose another path",
+            2,
+        )
     raise error
 
 

@@ -99,7 +99,7 @@ def parse_row(text: str) -> tuple[str, int]:
     if not colon or split not in settings.SPLITS or not position.lstrip("-").isdecimal():
         raise DataError(
             "expected a row such as query:17, validation:3 or train:5, got "
-            f"{text!r}{settings.nearest(split, settings.SPLITS)}"
+            f"{text!r}{'' if split in settings.SPLITS else settings.nearest(split, settings.SPLITS)}"
         )
     return split, int(position)
 

@@ -107,6 +107,8 @@ def run(config_file: Path | None, workdir: Path | None, **options: Any) -> None:
 
 
 def _run(config_file: Path | None, directory: Path, options: dict[str, Any], arguments: list[str]) -> None:
+    if config_file is None and not (directory / "config.yaml").is_file():
+        click.echo("no config given: this is the built-in demonstration (digits); -c names yours", err=True)
     config = _keep_config(config_file, directory)
     if options["accept_code"]:
         for stage in accept(config, directory, _recorded_code(Layout(directory))):

@@ -25,6 +25,6 @@ def verify(run: Path, as_json: bool) -> None:
     show(rows, as_json, f"{checked} artefacts checked, {len(rows)} faults")
     if faults:
         raise StoreError(
-            f"expected a whole run, got {len(faults)} faults; delete the manifests (.json) of what is named and run "
-            "`lowland run`"
+            f"expected a whole run, got {len(faults)} faults as listed; run `lowland run`, and where a file is "
+            "damaged, delete its manifest (.json) before"
         )

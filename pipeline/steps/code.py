@@ -11,10 +11,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from pipeline.config import STAGES, Config
-from pipeline.provenance import PACKAGE, digest_code
+from pipeline.provenance import PACKAGE, digest_code, digest_value
 from pipeline.storage.artefact import write_whole
 from pipeline.storage.layout import Layout
 from pipeline.tasks.names import task_file
+
+FOR_PEOPLE = ("show", "read")
+"""Methods of a task that change no result: how a row looks in the report, and how `query --input` reads one."""
 
 
 def stage_file(stage: str) -> Path:
@@ -24,10 +27,11 @@ def stage_file(stage: str) -> Path:
 
 def digest_of(stage: str, config: Config) -> str:
     """Digest of a stage's module and all that it imports, and of the task where the stage runs it."""
-    files = [stage_file(stage)]
-    if "task" in STAGES[stage]:
-        files.append(task_file(config.task.class_))
-    return digest_code(file for file in files if file.is_file())
+    own = digest_code([stage_file(stage)])
+    file = task_file(config.task.class_) if "task" in STAGES[stage] else None
+    if file is None or not file.is_file():
+        return own
+    return digest_value([own, digest_code([file], () if stage == "report" else FOR_PEOPLE)])
 
 
 def code_of(stage: str, config: Config, run: Path) -> str:

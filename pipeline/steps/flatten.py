@@ -9,7 +9,7 @@ import numpy as np
 from torch import nn
 
 from pipeline.config import FlattenSection
-from pipeline.core.minimum import Progress, Settings, descend
+from pipeline.core.minimum import Divergence, Progress, Settings, descend
 from pipeline.core.rows import Part, mean_loss
 from pipeline.core.sharpness import filter_noise_rise, sam_rise, top_eigenvalue
 from pipeline.core.strength import Choice, ChoiceProgress, choose, finished
@@ -32,6 +32,9 @@ CANDIDATES = {
 }
 """Strengths that `auto` tries where the config names none."""
 
+RETRIES = 2
+"""How often a descent that diverged is tried again at a tenth of the learning rate."""
+
 MEASURED_ROWS = 256
 """Rows of a batch when sharpness is measured; sums are float64, so that it does not matter."""
 
@@ -46,23 +49,23 @@ def run(job: Job) -> None:
     rows = row_set(task, "validation")
     model = model_at(task, job.layout, "trained")
     _check_finite(mean_loss(model, task.loss, rows, MEASURED_ROWS))
-    choice = _choose(job, task, rows)
-    strength = choice.strength if choice else _given(section)
-    before = _sharpness(job, task, model, rows)
-    history = _descend(job, task, model, rows, _settings(job, strength))
+    model, before, choice, settings, history = _flattened(job, task, rows)
     after = _sharpness(job, task, model, rows)
     identity = {
         "trained": read_manifest(job.layout.checkpoint("trained")).digest,
         "flatten": section.plain(),
-        "strength": strength,
+        "strength": settings.strength,
         "content": job.plan().splits["validation"].content,
     }
     with job.writing(job.layout.checkpoint("flat"), "checkpoint", identity) as (path, record):
         save_weights(path, model)
         record["history"] = history
         record["choice"] = _describe(choice, section)
+        record["learning_rate"] = settings.learning_rate
         record["sharpness"] = {"trained": before, "flat": after}
-    job.say(f"validation loss {before['loss']:.4g} at trained, {after['loss']:.4g} at flat; strength {strength:g}")
+    job.say(
+        f"validation loss {before['loss']:.4g} at trained, {after['loss']:.4g} at flat; strength {settings.strength:g}"
+    )
 
 
 def _check_finite(loss: float) -> None:
@@ -73,13 +76,36 @@ def _check_finite(loss: float) -> None:
         )
 
 
-def _settings(job: Job, strength: float) -> Settings:
+def _flattened(
+    job: Job, task: Task, rows: RowSet
+) -> tuple[nn.Module, dict[str, float], Choice | None, Settings, list[list[float]]]:
+    """Choose and descend; where the loss diverges, again with a tenth of the learning rate, twice at most.
+
+    Returns the model at the minimum, its sharpness before, the choice, the settings and the history.
+    """
+    rate = job.config.flatten.learning_rate
+    for attempt in range(RETRIES + 1):
+        try:
+            choice = _choose(job, task, rows, rate)
+            settings = _settings(job, choice.strength if choice else _given(job.config.flatten), rate)
+            model = model_at(task, job.layout, "trained")
+            before = _sharpness(job, task, model, rows)
+            return model, before, choice, settings, _descend(job, task, model, rows, settings)
+        except Divergence as error:
+            if attempt == RETRIES:
+                raise
+            rate /= 10
+            job.say(f"diverged ({error}); trying again with learning rate {rate:g}")
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _settings(job: Job, strength: float, learning_rate: float) -> Settings:
     section = job.config.flatten
     return Settings(
         method=section.method,
         strength=strength,
         steps=section.steps,
-        learning_rate=section.learning_rate,
+        learning_rate=learning_rate,
         momentum=section.momentum,
         weight_decay=section.weight_decay,
         batch_rows=section.batch_rows,
@@ -95,7 +121,7 @@ def _given(section: FlattenSection) -> float:
     return 0.0 if section.method == "plain" or section.strength == "auto" else float(section.strength)
 
 
-def _choose(job: Job, task: Task, rows: RowSet) -> Choice | None:
+def _choose(job: Job, task: Task, rows: RowSet, learning_rate: float) -> Choice | None:
     """Choose the strength on internal splits, or only watch convergence on one; None where neither is wanted."""
     section = job.config.flatten
     auto = section.strength == "auto" and section.method != "plain"
@@ -109,7 +135,9 @@ def _choose(job: Job, task: Task, rows: RowSet) -> Choice | None:
         progress.add()
 
     start = partial(model_at, task, job.layout, "trained")
-    run = choose(start, task.loss, rows, _settings(job, candidates[0]), candidates, folds, section.held_out)
+    run = choose(
+        start, task.loss, rows, _settings(job, candidates[0], learning_rate), candidates, folds, section.held_out
+    )
     choice = finished(run, report)
     job.say(f"strength {choice.strength:g}: {choice.reason}; {choice.verdict}")
     return choice

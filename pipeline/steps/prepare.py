@@ -10,16 +10,17 @@ from typing import Any
 import numpy as np
 
 from pipeline.config import TaskSection
-from pipeline.errors import StoreError, TaskError
+from pipeline.errors import InputError, StoreError, TaskError
 from pipeline.provenance import digest_value
 from pipeline.shards import Plan, cut
 from pipeline.steps.freshness import stamp_of, stamp_of_files
 from pipeline.steps.job import Job
-from pipeline.steps.tasks import load_task
+from pipeline.steps.tasks import checked_shown, load_task
 from pipeline.storage.arrays import write_arrays
 from pipeline.storage.artefact import read_manifest, write_whole
 from pipeline.storage.layout import Layout
 from pipeline.tasks.base import Task
+from pipeline.tasks.blame import blame, file_of
 from pipeline.tasks.checks import Facts, check_task, row_set
 
 SPLITS = ("train", "validation", "query")
@@ -34,6 +35,7 @@ def run(job: Job) -> None:
         return
     facts = check_task(task)
     _check_trainable(section, facts)
+    _check_show(task)
     hashes = {split: _hashes(job, task, split) for split in SPLITS}
     _write_rows(job, task, facts, hashes)
     plan = Plan(
@@ -78,6 +80,19 @@ def _check_trainable(section: TaskSection, facts: Facts) -> None:
             "the task; "
             "name the file of your weights, or write `train`"
         )
+
+
+def _check_show(task: Task) -> None:
+    """The report comes last; what would break it is found first."""
+    row = row_set(task, "train").row(0)
+    try:
+        checked_shown(task.show(row))
+    except InputError:
+        raise
+    except Exception as error:
+        raise TaskError(
+            f"expected {type(task).__name__}.show to show a row, got {blame(error, file_of(task))}"
+        ) from error
 
 
 def _hashes(job: Job, task: Task, split: str) -> list[bytes]:

@@ -52,7 +52,7 @@ class Stores:
         """
         rows = int(self.codes.finite().sum())
         if not 1 <= k <= rows:
-            raise DataError(f"expected k from 1 to {rows}, the train rows that can be ranked, got {k}; ask for fewer")
+            raise DataError(f"expected k from 1 to {rows}, the train rows that can be ranked, got {k}; choose another")
         if exact or self.index is None:
             return exact_search(self.codes, self.score, queries, k, bottom)
         return index_search(self.index, self.codes, self.score, queries, k, bottom, self.oversample)

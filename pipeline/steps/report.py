@@ -28,7 +28,7 @@ from pipeline.steps.background import (
 from pipeline.steps.job import Job
 from pipeline.steps.query import SIGN
 from pipeline.steps.ranking import read_suspects
-from pipeline.steps.tasks import model_at, task_of
+from pipeline.steps.tasks import checked_shown, model_at, task_of
 from pipeline.storage.artefact import open_artefact
 from pipeline.storage.layout import Layout
 from pipeline.storage.tables import read_table
@@ -110,7 +110,7 @@ def _suspects(job: Job, plan: Plan, task: Task, table: dict[str, list[Any]]) -> 
 def _shown(task: Task, rows: RowSet, row: int) -> Shown:
     """How people see a row; where the task's `show` fails, its text says so instead of the page failing."""
     try:
-        return task.show(rows.row(row))
+        return checked_shown(task.show(rows.row(row)))
     except Exception as error:
         return Shown(text=f"(show failed: {type(error).__name__}: {error})")
 

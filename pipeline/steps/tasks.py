@@ -12,12 +12,12 @@ import torch
 from torch import nn
 
 from pipeline.config import Config, TaskSection
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, TaskError
 from pipeline.provenance import digest_bytes
 from pipeline.shards import Plan
 from pipeline.storage.layout import Layout
 from pipeline.storage.weights import load_into
-from pipeline.tasks.base import Task
+from pipeline.tasks.base import Shown, Task
 from pipeline.tasks.load import load
 
 
@@ -30,6 +30,20 @@ def load_task(section: TaskSection, data: dict[str, Any] | None = None) -> Task:
 def task_of(config: Config, plan: Plan) -> Task:
     """The task of a run that has a plan."""
     return load_task(config.task, plan.data)
+
+
+def checked_shown(shown: Any) -> Shown:
+    """What a task's `show` returned.
+
+    Raises:
+        TaskError: something else than a `Shown`.
+    """
+    if not isinstance(shown, Shown):
+        raise TaskError(
+            f"expected show(row) to return a pipeline.tasks.base.Shown, got {type(shown).__name__}; return "
+            "Shown(text=...), Shown(image=...) or Shown(table=...)"
+        )
+    return shown
 
 
 def seed_everything(seed: int, purpose: str) -> int:

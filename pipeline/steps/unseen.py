@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from pipeline import config as settings
-from pipeline.errors import DataError, InputError, TaskError
+from pipeline.errors import DataError, InputError, LowlandError, TaskError
 from pipeline.shards import Plan
 from pipeline.steps.capture import Capturer, set_up_fitted
 from pipeline.steps.query import precondition
@@ -33,8 +33,16 @@ def unseen_vector(layout: Layout, plan: Plan, text: str, file: Path, label: str 
     use_threads(config)
     task = load_task(config.task, plan.data)
     capturer, codec, _ = set_up_fitted(task, layout, config, checkpoint)
-    batch, note = _batch(task, plan, capturer, file, label)
-    captured = capturer.capture(batch, 1)
+    try:
+        batch, note = _batch(task, plan, capturer, file, label)
+        captured = capturer.capture(batch, 1)
+    except LowlandError:
+        raise
+    except Exception as error:
+        raise DataError(
+            f"expected {file} to be a row as the model takes it, got {blame(error, file_of(task))}; check shape and "
+            "dtype of what the task's `read` returns"
+        ) from error
     if captured.flags[0] != FINITE:
         raise DataError(
             f"expected a finite loss and gradient of {file}, got loss {captured.losses[0]}; check its numbers"
@@ -62,6 +70,8 @@ def _read(task: Task, plan: Plan, file: Path, label: str | None) -> Any:
         raise DataError(
             f"expected --label out of {', '.join(plan.classes)}, got {label!r}{settings.nearest(label, plan.classes)}"
         )
+    if label in plan.classes:
+        label = str(plan.classes.index(label))
     try:
         return task.read(file, label)
     except NotImplementedError as error:
@@ -72,7 +82,10 @@ def _read(task: Task, plan: Plan, file: Path, label: str | None) -> Any:
     except InputError:
         raise
     except Exception as error:
-        raise DataError(f"expected {file} to be a row of the task, got {blame(error, file_of(task))}") from error
+        advice = "give --label, if the task needs one" if label is None else "check the file and the label"
+        raise DataError(
+            f"expected {file} to be a row of the task, got {blame(error, file_of(task))}; {advice}"
+        ) from error
 
 
 def _is_class(label: str, plan: Plan) -> bool:

@@ -54,18 +54,22 @@ def test_a_profile_is_a_directory_with_a_config(tmp_path: Path) -> None:
 
 
 def test_files_are_given_back_when_a_run_ends_before_it_began(tmp_path: Path) -> None:
-    kept, new = tmp_path / "kept", tmp_path / "new"
+    kept, new = tmp_path / "config.yaml", tmp_path / "results" / "prepare" / "plan.json"
     kept.write_text("before")
 
     def spoil() -> None:
         kept.write_text("after")
+        new.parent.mkdir(parents=True, exist_ok=True)
         new.write_text("after")
 
-    with pytest.raises(SystemExit), _given_back(kept, new):
+    with pytest.raises(SystemExit), _given_back(tmp_path, always=False):
         spoil()
         raise SystemExit(2)
     assert kept.read_text() == "before" and not new.exists()
-    with pytest.raises(InputError), _given_back(kept, new):
+    with _given_back(tmp_path, always=True):
+        spoil()
+    assert kept.read_text() == "before" and not new.exists()
+    with pytest.raises(InputError), _given_back(tmp_path, always=False):
         spoil()
         raise InputError("a stage failed: what it has made belongs to the new config")
     assert kept.read_text() == new.read_text() == "after"

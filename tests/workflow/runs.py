@@ -233,7 +233,8 @@ def plainly_planned(directory: Path, config: Path) -> set[str]:
 
 def made_by(text: str) -> set[str]:
     """The outputs in Snakemake's account of a dry run."""
-    return set(re.findall(r"^    output: results/(\S+)\.json$", text, re.MULTILINE))
+    outputs = re.findall(r"^    output: (.+)$", text, re.MULTILINE)
+    return {name.removeprefix("results/").removesuffix(".json") for line in outputs for name in line.split(", ")}
 
 
 def artefacts(directory: Path) -> set[str]:

@@ -49,13 +49,13 @@ def beginning(reference: Path, directory: Path, *kept: str) -> Path:
     [
         {"plan": {"shard_rows": 7}},
         {"plan": {"shard_rows": 1000}},
-        {"gradients": {"batch_rows": 4}},
+        {"gradients": {**EXACT["gradients"], "batch_rows": 4}},
         {"compute": {"threads": 2}},
     ],
     ids=["shards of 7 rows", "one shard", "batches of 4 rows", "two threads"],
 )
 def test_how_it_is_computed_changes_no_score(reference: Path, project: Project, tmp_path: Path, changed: dict) -> None:
-    config: Config = config_of(project.config, **EXACT, **changed)
+    config: Config = config_of(project.config, **{**EXACT, **changed})
     same(scores_of(reference), compute(beginning(reference, tmp_path, "checkpoints"), config))
 
 
