@@ -16,7 +16,7 @@ from pipeline.config import Config
 from pipeline.core.codec import Codec
 from pipeline.provenance import digest_bytes
 from pipeline.shards import Plan
-from pipeline.steps.capture import Capturer, plan_rows, set_up_fitted
+from pipeline.steps.capture import Capturer, plan_rows, set_up_fitted, shard_identity
 from pipeline.steps.job import Job
 from pipeline.steps.stores import FINITE, NOT_FINITE, open_arrays
 from pipeline.steps.tasks import task_of, use_threads
@@ -44,21 +44,14 @@ def run(job: Job, checkpoint: str, split: str, shard: str) -> None:
     """
     use_threads(job.config)
     plan = job.plan()
-    positions, rows = plan_rows(plan, split, shard)
+    positions = plan_rows(plan, split, shard)
     chosen = _chosen(job, plan, checkpoint, split, positions)
     capturer, codec, projection = set_up_fitted(task_of(job.config, plan), job.layout, job.config, checkpoint)
     sampled = labels_are_sampled(job.config, plan, checkpoint, split)
     suspects = only_suspects(job.config, plan, checkpoint, split)
-    identity = {
-        "checkpoint": read_manifest(job.layout.checkpoint(checkpoint)).digest,
-        "projection": projection.digest,
-        "split": split,
-        "shard": shard,
-        "rows": rows,
-        "gradients": job.config.gradients.plain(),
+    identity = shard_identity(job, projection, checkpoint, split, shard) | {
         "chosen": read_manifest(job.layout.suspects).digest if suspects else "all",
         "labels": ["sampled", job.config.candidates.sampled_labels, job.config.seed] if sampled else "all",
-        "threads": job.config.compute.threads,
     }
     store = job.layout.candidates(checkpoint, split, shard)
     with job.writing(store, "candidates", identity) as (path, _), ArrayWriter(path) as writer:

@@ -16,9 +16,10 @@ from pipeline.core.codec import Codec
 from pipeline.core.projection import Projection, Shapes, make
 from pipeline.errors import InputError, LowlandError
 from pipeline.shards import Plan
+from pipeline.steps.job import Job
 from pipeline.steps.stores import FINITE, NOT_FINITE, open_arrays
 from pipeline.steps.tasks import attributed, model_at
-from pipeline.storage.artefact import Manifest
+from pipeline.storage.artefact import Manifest, read_manifest
 from pipeline.storage.layout import Layout
 from pipeline.tasks.base import Task
 from pipeline.tasks.checks import row_set
@@ -102,11 +103,21 @@ def naming_rows(error: LowlandError, what: str, start: int, stop: int) -> Lowlan
     return kind(f"{what}, rows {start} to {stop - 1}: {error}")
 
 
-def plan_rows(plan: Plan, split: str, shard: str) -> tuple[range, dict[str, Any]]:
-    """Positions of a planned shard's rows, and how its identity names them."""
+def plan_rows(plan: Plan, split: str, shard: str) -> range:
+    """Positions of a planned shard's rows."""
     planned = plan.splits[split].shard(shard)
-    return range(planned.start, planned.stop), {
-        "start": planned.start,
-        "stop": planned.stop,
-        "content": planned.content,
+    return range(planned.start, planned.stop)
+
+
+def shard_identity(job: Job, projection: Manifest, checkpoint: str, split: str, shard: str) -> dict[str, Any]:
+    """What a store of a shard's codes is made from."""
+    planned = job.plan().splits[split].shard(shard)
+    return {
+        "checkpoint": read_manifest(job.layout.checkpoint(checkpoint)).digest,
+        "projection": projection.digest,
+        "split": split,
+        "shard": shard,
+        "rows": {"start": planned.start, "stop": planned.stop, "content": planned.content},
+        "gradients": job.config.gradients.plain(),
+        "threads": job.config.compute.threads,
     }

@@ -97,7 +97,10 @@ def _sum(job: Job, reduce: Callable[[Array], Array], roots: CodeSet) -> Array:
     """The sum over shards of what `reduce` makes of their root rows."""
 
     def part(shard: CodeShard) -> Array:
-        total: Array = sum(reduce(block) for block in _root_blocks(shard))  # type: ignore[assignment]
+        blocks = _root_blocks(shard)
+        total = reduce(next(blocks))
+        for block in blocks:
+            total += reduce(block)
         return total
 
     return tree_sum([partial(part, shard) for shard in roots.shards], job.config.compute.threads)

@@ -6,12 +6,11 @@ import numpy as np
 
 from pipeline.core.codec import Codec
 from pipeline.errors import LowlandError
-from pipeline.steps.capture import Capturer, naming_rows, plan_rows, set_up_fitted
+from pipeline.steps.capture import Capturer, naming_rows, plan_rows, set_up_fitted, shard_identity
 from pipeline.steps.job import Job
 from pipeline.steps.stores import FINITE
 from pipeline.steps.tasks import task_of, use_threads
 from pipeline.storage.arrays import ArrayWriter
-from pipeline.storage.artefact import read_manifest
 from pipeline.tasks.checks import row_set
 
 
@@ -23,18 +22,9 @@ def run(job: Job, checkpoint: str, split: str, shard: str) -> None:
     """
     use_threads(job.config)
     plan = job.plan()
-    positions, rows = plan_rows(plan, split, shard)
+    positions = plan_rows(plan, split, shard)
     capturer, codec, projection = set_up_fitted(task_of(job.config, plan), job.layout, job.config, checkpoint)
-    identity = {
-        "checkpoint": read_manifest(job.layout.checkpoint(checkpoint)).digest,
-        "projection": projection.digest,
-        "split": split,
-        "shard": shard,
-        "rows": rows,
-        "gradients": job.config.gradients.plain(),
-        "norm_full": "exact",
-        "threads": job.config.compute.threads,
-    }
+    identity = shard_identity(job, projection, checkpoint, split, shard) | {"norm_full": "exact"}
     with job.writing(job.layout.gradients(checkpoint, split, shard), "gradients", identity) as (path, record):
         with ArrayWriter(path) as writer:
             flagged = _write(job, writer, capturer, codec, split, positions)
