@@ -79,14 +79,19 @@ def _check_finite(loss: float) -> None:
 def _flattened(
     job: Job, task: Task, rows: RowSet
 ) -> tuple[nn.Module, dict[str, float], Choice | None, Settings, list[list[float]]]:
-    """Choose and descend; where the loss diverges, again with a tenth of the learning rate, twice at most.
+    """Choose and descend; again with a tenth of the learning rate, twice at most, where that went wrong.
 
-    Returns the model at the minimum, its sharpness before, the choice, the settings and the history.
+    Wrong is a loss that diverges, or that ends above that of the trained weights on the rows held out. Returns the model
+    at the minimum, its sharpness before, the choice, the settings and the history.
     """
     rate = job.config.flatten.learning_rate
     for attempt in range(RETRIES + 1):
         try:
             choice = _choose(job, task, rows, rate)
+            if choice and _worsens(choice) and attempt < RETRIES:
+                rate /= 10
+                job.say(f"{choice.verdict}; trying again with learning rate {rate:g}")
+                continue
             settings = _settings(job, choice.strength if choice else _given(job.config.flatten), rate)
             model = model_at(task, job.layout, "trained")
             before = _sharpness(job, task, model, rows)
@@ -97,6 +102,12 @@ def _flattened(
             rate /= 10
             job.say(f"diverged ({error}); trying again with learning rate {rate:g}")
     raise AssertionError("the last attempt returns or raises")
+
+
+def _worsens(choice: Choice) -> bool:
+    """Whether the chosen descent ended above the held-out loss that it began with."""
+    chosen = [trial for trial in choice.trials if trial.strength == choice.strength and trial.losses]
+    return any(trial.losses[-1] > trial.losses[0] for trial in chosen)
 
 
 def _settings(job: Job, strength: float, learning_rate: float) -> Settings:

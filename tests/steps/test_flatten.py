@@ -3,6 +3,7 @@ import torch
 
 from pipeline.config import load, merge, partial, sections, validate
 from pipeline.core.minimum import Divergence
+from pipeline.core.strength import Choice, Trial
 from pipeline.steps import flatten
 from pipeline.steps.job import Job
 from pipeline.storage.layout import Layout
@@ -49,3 +50,16 @@ def test_two_retries_and_then_the_error(job, stages):
     with pytest.raises(Divergence):
         flatten._flattened(made, None, None)
     assert rates == pytest.approx([0.02, 0.002, 0.0002])
+
+
+def test_a_descent_that_makes_the_held_out_loss_worse_is_tried_again_too(job, stages, monkeypatch):
+    (rates, limit), (made, said) = stages, job
+    limit[0] = 1.0
+
+    def choose(job, task, rows, rate):
+        losses = (0.5, 0.6) if rate > 0.01 else (0.5, 0.4)
+        return Choice(0.2, "given", "worse", (Trial(0.2, (0, 1), losses, 0.0, 0.0, None),), 10, 30)
+
+    monkeypatch.setattr(flatten, "_choose", choose)
+    flatten._flattened(made, None, None)
+    assert rates == pytest.approx([0.002]) and "trying again" in said[0]
