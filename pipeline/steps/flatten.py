@@ -81,8 +81,8 @@ def _flattened(
 ) -> tuple[nn.Module, dict[str, float], Choice | None, Settings, list[list[float]]]:
     """Choose and descend; again with a tenth of the learning rate, twice at most, where that went wrong.
 
-    Wrong is a loss that diverges, or that ends above that of the trained weights on the rows held out. Returns the model
-    at the minimum, its sharpness before, the choice, the settings and the history.
+    Wrong is a loss that diverges, or that ends above that of the trained weights on the rows held out. Returns the
+    model at the minimum, its sharpness before, the choice, the settings and the history.
     """
     rate = job.config.flatten.learning_rate
     for attempt in range(RETRIES + 1):
