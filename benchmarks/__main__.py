@@ -7,7 +7,7 @@ import importlib
 
 QUICK = ("capture",)
 ALL = {
-    "capture": "per-sample gradient capture and projection, as ratios to a plain forward and backward pass (2 minutes)",
+    "capture": "per-sample gradient capture and projection, as ratios to a plain forward and backward pass (5 minutes)",
     "fidelity": "what each projection keeps of pairwise influence, at equal bytes a row (2 minutes)",
     "digits": "mislabel detection and relabelling on digits, four kinds of noise, three seeds (10 minutes)",
 }
@@ -19,8 +19,12 @@ def main() -> None:
         prog="python -m benchmarks",
         description="; ".join(f"{name}: {what}" for name, what in ALL.items()),
     )
-    parser.add_argument("names", nargs="*", choices=[*ALL, []], default=list(QUICK), metavar="NAME")
-    for name in parser.parse_args().names:
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(ALL)}; default: {', '.join(QUICK)}")
+    names = parser.parse_args().names or list(QUICK)
+    for name in names:
+        if name not in ALL:
+            parser.error(f"expected a benchmark out of {', '.join(ALL)}, got {name!r}")
+    for name in names:
         importlib.import_module(f"benchmarks.{name}").main()
 
 
