@@ -12,6 +12,8 @@ from typing import Protocol
 
 from torch import Tensor
 
+from pipeline.core.factors import Factor
+
 
 class Sink(Protocol):
     """Takes the per-sample gradients of one batch.
@@ -22,7 +24,7 @@ class Sink(Protocol):
     def dense(self, name: str, gradient: Tensor) -> None:
         """The gradient of parameter `name`, materialised: [B, *shape of the parameter]."""
 
-    def outer(self, name: str, output: Tensor, input: Tensor) -> None:
+    def outer(self, name: str, output: Factor, input: Factor) -> None:
         """The gradient of a matrix parameter [O, I] as factors: sum over t of output[b, t] input[b, t]^T.
 
         Args:

@@ -22,10 +22,11 @@ from torch import Tensor, nn
 
 from pipeline.core.capture import batches
 from pipeline.core.capture.engine import Engine, Loss
+from pipeline.core.capture.formula import Outer, materialised
 from pipeline.core.capture.functional import FunctionalEngine
 from pipeline.core.capture.hooks import HookEngine, Layout, servable
-from pipeline.core.capture.layers import Outer, materialised
 from pipeline.core.capture.state import capturing, check_losses
+from pipeline.core.factors import Factor
 from pipeline.core.sink import Sink
 from pipeline.errors import TaskError
 
@@ -182,7 +183,7 @@ class _Judge:
         if self._truth.agrees(name, gradient):
             self.right.add(name)
 
-    def outer(self, name: str, output: Tensor, input: Tensor) -> None:
+    def outer(self, name: str, output: Factor, input: Factor) -> None:
         self.dense(name, materialised(Outer(output, input), self._truth.gradients[name].shape[1:]))
 
 

@@ -3,7 +3,7 @@
 The gradient of a layer that is linear in its weight is an outer product of the layer's input and the gradient of its
 output, and both pass by in a batched pass: forward hooks keep the inputs, tensor hooks on the outputs get the gradients
 of the summed loss, in whose b-th row only l_b is felt. The parameters' own gradients are off, so that the backward pass
-is cheaper than that of training. The formulas a layer are in `layers`.
+is cheaper than that of training. The formulas a layer are in `formulas`.
 
 A parameter's contributions are summed over all its uses in the forward pass (tied weights, a module that is called
 twice) and handed to the sink as soon as the last has arrived; nothing is kept beyond.
@@ -31,7 +31,8 @@ from torch import Tensor, nn
 
 from pipeline.core.capture.batches import batch_size
 from pipeline.core.capture.engine import Loss
-from pipeline.core.capture.layers import Formula, Outer, Part, formula_of, total
+from pipeline.core.capture.formula import Formula, Outer, Part, total
+from pipeline.core.capture.formulas import formula_of
 from pipeline.core.capture.state import capturing, check_losses
 from pipeline.core.sink import Sink
 from pipeline.errors import TaskError

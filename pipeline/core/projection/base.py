@@ -1,8 +1,9 @@
 """What a projection is: a linear map of a whole gradient, P numbers, to K.
 
 A `Projection` is the map, made from a seed or fitted; its `Sketch` takes the gradients of one batch, parameter by
-parameter, and adds them up to codes [B, K]. On the way it sums the exact squared norm of the full gradient, so that
-norms, cosines and error bars do not depend on the compression.
+parameter, and adds them up to codes [B, K]. On the way it sums the squared norm of the full gradient, so that norms,
+cosines and error bars do not depend on the compression: exactly where that is nearly free (T = 1, materialised
+gradients) or where it is asked for, otherwise as an unbiased estimate with its error; see `norms`.
 
 Letters: B rows, T positions, P parameters, K compressed size, O outputs and I inputs of a layer.
 """
@@ -12,15 +13,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from math import prod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.core.projection.factors import blocks, gram_is_cheaper, gram_squares, squares
+from pipeline.core.factors import Factor, blocks, gram_is_cheaper, gram_squares, squares
 from pipeline.errors import ConfigError, LowlandError
 
+Norms = Literal["exact", "estimated"]
 Shapes = Mapping[str, tuple[int, ...]]  # parameter -> shape, in the model's order
 State = Mapping[str, NDArray[Any]]
 
@@ -81,13 +83,20 @@ class Projection(ABC):
         return tuple(self.shapes)
 
     @abstractmethod
-    def sketch(self, rows: int, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Sketch:
+    def sketch(
+        self,
+        rows: int,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        norms: Norms = "exact",
+    ) -> Sketch:
         """An empty sketch.
 
         Args:
             rows: B.
             dtype: of the codes.
             device: where the gradients will be.
+            norms: whether squared norms may be estimated where exact ones cost much.
         """
 
 
@@ -99,6 +108,7 @@ class Sketch(ABC):
         self._missing = set(shapes)
         self._shapes = shapes
         self._squares = torch.zeros(rows, dtype=torch.float64, device=device)
+        self._variances = torch.zeros_like(self._squares)
 
     def dense(self, name: str, gradient: Tensor) -> None:
         """Add the gradient of a parameter, [B, *shape]."""
@@ -107,7 +117,7 @@ class Sketch(ABC):
         self._squares += squares(flat)
         self._add(name, flat)
 
-    def outer(self, name: str, output: Tensor, input: Tensor) -> None:
+    def outer(self, name: str, output: Factor, input: Factor) -> None:
         """Add the gradient of a matrix parameter as factors, [B, T, O] and [B, T, I]."""
         self._arrived(name)
         self._add_outer(name, output, input)
@@ -123,8 +133,12 @@ class Sketch(ABC):
         return self._codes()
 
     def squared_norms(self) -> Tensor:
-        """Exact squared norms of the full gradients, [B], in float64."""
+        """Squared norms of the full gradients, [B], in float64: exact, or unbiased estimates."""
         return self._squares
+
+    def squared_norm_errors(self) -> Tensor:
+        """Standard errors of the squared norms, or more, [B], in float64; zero where they are exact."""
+        return self._variances.sqrt()
 
     def _arrived(self, name: str) -> None:
         if name not in self._missing:
@@ -141,7 +155,7 @@ class Sketch(ABC):
         """Add a parameter's gradient, [B, n]."""
 
     @abstractmethod
-    def _add_outer(self, name: str, output: Tensor, input: Tensor) -> None:
+    def _add_outer(self, name: str, output: Factor, input: Factor) -> None:
         """Add a parameter's gradient and its squared norms from factors."""
 
 
@@ -155,7 +169,7 @@ class EntrySketch(Sketch):
     def _add(self, name: str, gradient: Tensor) -> None:
         self._add_entries(name, 0, gradient)
 
-    def _add_outer(self, name: str, output: Tensor, input: Tensor) -> None:
+    def _add_outer(self, name: str, output: Factor, input: Factor) -> None:
         by_gram = gram_is_cheaper(output, input, materialised=True)
         if by_gram:
             self._squares += gram_squares(output, input)

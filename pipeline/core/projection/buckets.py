@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.core.projection.base import EntrySketch, Projection, Shapes, Sketch
+from pipeline.core.projection.base import EntrySketch, Norms, Projection, Shapes, Sketch
 
 
 def targets(buckets: NDArray[np.int64], signs: NDArray[np.int8], dimension: int) -> Tensor:
@@ -37,7 +37,13 @@ class BucketProjection(Projection):
         super().__init__(shapes, dimension)
         self._tables = {torch.device("cpu"): {name: list(table) for name, table in tables.items()}}
 
-    def sketch(self, rows: int, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Sketch:
+    def sketch(
+        self,
+        rows: int,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        norms: Norms = "exact",
+    ) -> Sketch:
         """An empty sketch; see the base."""
         place = torch.device(device)
         if place not in self._tables:

@@ -26,9 +26,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.core.projection.base import Projection, Shapes, Sketch, State
-from pipeline.core.projection.factors import BLOCK_BYTES, gram_is_cheaper, gram_squares, squares
+from pipeline.core.factors import Factor, blocks, gram_is_cheaper, gram_squares, squares
+from pipeline.core.projection.base import Norms, Projection, Shapes, Sketch, State
 from pipeline.core.projection.kronecker import as_matrix
+from pipeline.core.projection.norms import Probed, gram_is_exact_and_cheap, probed, square_and_variance
 from pipeline.errors import ConfigError
 
 Place = tuple[torch.dtype, torch.device]
@@ -80,7 +81,7 @@ class Eigenbasis(Projection):
         self.selected = selected
         self._parts = {name: parts[name].pruned() for name in shapes if name in parts and len(parts[name].a)}
         self._components = components
-        self._placed: dict[Place, tuple[dict[str, Part], Tensor | None]] = {}
+        self._placed: dict[Place, _Placed] = {}
 
     @classmethod
     def build(cls, shapes: Shapes, dimension: int, seed: int) -> Projection:
@@ -134,13 +135,42 @@ class Eigenbasis(Projection):
         """The same selection followed by a second step, [K1, K]."""
         return Eigenbasis(self.shapes, self._parts, components)
 
-    def sketch(self, rows: int, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Sketch:
+    def sketch(
+        self,
+        rows: int,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        norms: Norms = "exact",
+    ) -> Sketch:
         """An empty sketch; see the base."""
-        place = (dtype, torch.device(device))
+        return _EigenbasisSketch(self, rows, (dtype, torch.device(device)), norms)
+
+    def at(self, place: Place) -> _Placed:
+        """What was fitted in a dtype, on a device."""
         if place not in self._placed:
-            components = None if self._components is None else self._components.to(place[1], dtype)
-            self._placed[place] = {name: part.to(place) for name, part in self._parts.items()}, components
-        return _EigenbasisSketch(self, *self._placed[place], rows, place)
+            components = None if self._components is None else self._components.to(place[1], place[0])
+            parts = {name: part.to(place) for name, part in self._parts.items()}
+            self._placed[place] = _Placed(self.shapes, parts, components, place)
+        return self._placed[place]
+
+
+class _Placed:
+    """What was fitted, in a dtype and on a device, with probes for norms as far as they have been asked for."""
+
+    def __init__(self, shapes: Shapes, parts: Mapping[str, Part], components: Tensor | None, place: Place) -> None:
+        self.parts, self.components = parts, components
+        self._shapes, self._place = shapes, place
+        self._probed: dict[str, Probed] = {}
+
+    def probed(self, name: str) -> Probed:
+        """The bases of a parameter with probes; none but those where nothing of it is selected."""
+        if name not in self._probed:
+            empty = [
+                torch.zeros(n, 0, dtype=self._place[0], device=self._place[1]) for n in as_matrix(self._shapes[name])
+            ]
+            part = self.parts.get(name)
+            self._probed[name] = probed(name, *((part.output, part.input) if part else empty))
+        return self._probed[name]
 
 
 def _check(shapes: Shapes, state: State) -> None:
@@ -162,58 +192,67 @@ def _check(shapes: Shapes, state: State) -> None:
         )
 
 
-def rotated(output: Tensor, input: Tensor, part: Part) -> Tensor:
-    """Q_o^T G Q_i of G = sum_t o_t i_t^T, [B, r_o, r_i], from factors [B, T, O] and [B, T, I]."""
-    return torch.bmm((output @ part.output).mT, input @ part.input)
-
-
 def rotated_matrix(gradient: Tensor, part: Part) -> Tensor:
     """Q_o^T G Q_i, [B, r_o, r_i], from G [B, O, I]."""
     return part.output.T @ (gradient @ part.input)
 
 
 class _EigenbasisSketch(Sketch):
-    def __init__(
-        self, projection: Eigenbasis, parts: Mapping[str, Part], components: Tensor | None, rows: int, place: Place
-    ) -> None:
+    def __init__(self, projection: Eigenbasis, rows: int, place: Place, norms: Norms) -> None:
         super().__init__(projection.shapes, rows, place[1])
-        self._parts, self._components, self._dtype = parts, components, place[0]
-        self._values = torch.zeros(rows, projection.selected, dtype=self._dtype, device=place[1])
-        self._offsets: dict[str, int] = _offsets(parts)
+        self._fitted = projection.at(place)
+        self._parts, self._exact = self._fitted.parts, norms == "exact"
+        self._values = torch.zeros(rows, projection.selected, dtype=place[0], device=place[1])
+        self._offsets: dict[str, int] = _offsets(self._parts)
 
     def _add(self, name: str, gradient: Tensor) -> None:
         if name in self._parts:
-            matrix = gradient.to(self._dtype).reshape(gradient.shape[0], *as_matrix(self._shapes[name]))
+            matrix = gradient.to(self._values.dtype).reshape(gradient.shape[0], *as_matrix(self._shapes[name]))
             self._select(name, rotated_matrix(matrix, self._parts[name]))
 
-    def _add_outer(self, name: str, output: Tensor, input: Tensor) -> None:
-        output, input = output.to(self._dtype), input.to(self._dtype)
-        if not gram_is_cheaper(output, input, materialised=False):
+    def _add_outer(self, name: str, output: Factor, input: Factor) -> None:
+        positions = output.shape[1]
+        if not self._exact and not gram_is_exact_and_cheap(positions):
+            self._add_estimated(name, output, input)
+        elif gram_is_cheaper(output, input, materialised=False):
+            self._squares += gram_squares(output, input)
+            self._add_rotated(name, output, input)
+        else:
             # With that many positions the norm needs the product, which is then also the cheapest thing to rotate.
             self._add_products(name, output, input)
-            return
-        self._squares += gram_squares(output, input)
+
+    def _add_rotated(self, name: str, output: Factor, input: Factor) -> None:
+        """Coordinates from rotated factors; for one position, only the selected products."""
         if name not in self._parts:
             return
         part = self._parts[name]
+        left, right = output.rotated(part.output), input.rotated(part.input)
         if output.shape[1] > 1:
-            self._select(name, rotated(output, input, part))
-            return
-        left, right = output[:, 0] @ part.output, input[:, 0] @ part.input
-        self._store(name, left.index_select(1, part.a) * right.index_select(1, part.b))
+            self._select(name, torch.bmm(left.mT, right))
+        else:
+            self._store(name, left[:, 0].index_select(1, part.a) * right[:, 0].index_select(1, part.b))
 
-    def _add_products(self, name: str, output: Tensor, input: Tensor) -> None:
-        """Norm and coordinates from G, a few rows at a time so that it stays in the cache."""
-        size_bytes = output.shape[2] * input.shape[2] * input.element_size()
-        step = max(1, BLOCK_BYTES // size_bytes)
-        part = self._parts.get(name)
-        found: list[Tensor] = []
-        for left, right in zip(output.split(step), input.split(step), strict=True):
-            product = torch.bmm(left.mT, right)
-            self._squares[len(found) * step :][: len(left)] += squares(product.flatten(1))
-            found.append(product.new_empty(len(left), 0, 0) if part is None else rotated_matrix(product, part))
+    def _add_estimated(self, name: str, output: Factor, input: Factor) -> None:
+        """Coordinates and an estimate of the norm; see `norms`."""
+        block, probes = self._fitted.probed(name).rotated(output, input)
+        rest, variance = square_and_variance(probes)
+        self._squares += squares(block.flatten(1)) + rest
+        self._variances += variance
+        if name in self._parts:
+            self._select(name, block)
+
+    def _add_products(self, name: str, output: Factor, input: Factor) -> None:
+        """Norm and coordinates from G, a few outputs at a time so that it stays in the cache."""
+        part, inputs = self._parts.get(name), input.shape[2]
+        found: Tensor | float = 0.0
+        for start, entries in blocks(output, input):
+            self._squares += squares(entries)
+            if part is not None:
+                block = entries.unflatten(1, (-1, inputs)).to(part.input.dtype)
+                own = part.output[start // inputs :][: block.shape[1]]
+                found = found + own.T @ (block @ part.input)
         if part is not None:
-            self._select(name, torch.cat(found))
+            self._select(name, found + block.new_zeros(len(block), part.output.shape[1], part.input.shape[1]))
 
     def _select(self, name: str, matrix: Tensor) -> None:
         """Keep the selected entries of Q_o^T G Q_i, [B, r_o, r_i]."""
@@ -225,7 +264,8 @@ class _EigenbasisSketch(Sketch):
         self._values[:, first : first + codes.shape[1]] = codes
 
     def _codes(self) -> Tensor:
-        return self._values if self._components is None else self._values @ self._components
+        components = self._fitted.components
+        return self._values if components is None else self._values @ components
 
 
 def _offsets(parts: Mapping[str, Part]) -> dict[str, int]:

@@ -7,7 +7,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from pipeline.core.projection.base import EntrySketch, Projection, Shapes, Sketch, size_of
+from pipeline.core.projection.base import EntrySketch, Norms, Projection, Shapes, Sketch, size_of
 
 
 class Identity(Projection):
@@ -20,7 +20,13 @@ class Identity(Projection):
         """The only one there is."""
         return cls(shapes, size_of(shapes))
 
-    def sketch(self, rows: int, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Sketch:
+    def sketch(
+        self,
+        rows: int,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        norms: Norms = "exact",
+    ) -> Sketch:
         """An empty sketch; see the base."""
         return _IdentitySketch(self.shapes, rows, dtype, device)
 

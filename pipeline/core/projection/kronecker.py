@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.core.projection.base import Projection, Shapes, Sketch
-from pipeline.core.projection.factors import gram_is_cheaper, gram_squares, squares
+from pipeline.core.factors import Factor, exact_squares, squares
+from pipeline.core.projection.base import Norms, Projection, Shapes, Sketch
+from pipeline.core.projection.norms import gram_is_exact_and_cheap, kronecker_variance
 from pipeline.core.projection.streams import signs, stream
 from pipeline.errors import ConfigError
 
@@ -40,6 +41,12 @@ class Block:
     shape: tuple[int, int]
     reduced: tuple[int, int]
 
+    @property
+    def variance(self) -> float:
+        """Largest variance of the squared norm of the codes, over the fourth power of the gradient's norm."""
+        sides = zip(self.reduced, (self.rows, self.columns), strict=True)
+        return kronecker_variance(*[0 if factor is None else small for small, factor in sides])
+
 
 class Kronecker(Projection):
     """Random factors a parameter; see the module."""
@@ -50,13 +57,13 @@ class Kronecker(Projection):
         """The factors of rank r = `rank` that a seed stands for."""
         super().__init__(shapes, codes_of_rank(shapes, rank))
         self.rank = rank
-        self._blocks: dict[str, Block] = {}
+        self.blocks: dict[str, Block] = {}
         offset = 0
         for name, shape in shapes.items():
             full = as_matrix(shape)
             small = reduced(shape, rank)
             sides = [_factor(seed, side, name, small[i], full[i]) for i, side in enumerate(("output", "input"))]
-            self._blocks[name] = Block(offset, sides[0], sides[1], full, small)
+            self.blocks[name] = Block(offset, sides[0], sides[1], full, small)
             offset += prod(small)
 
     @classmethod
@@ -73,9 +80,15 @@ class Kronecker(Projection):
             )
         return cls(shapes, _largest_rank(shapes, dimension), seed)
 
-    def sketch(self, rows: int, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Sketch:
+    def sketch(
+        self,
+        rows: int,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        norms: Norms = "exact",
+    ) -> Sketch:
         """An empty sketch; see the base."""
-        return _KroneckerSketch(self, self._blocks, rows, dtype, device)
+        return _KroneckerSketch(self, rows, dtype, device, norms)
 
 
 def as_matrix(shape: tuple[int, ...]) -> tuple[int, int]:
@@ -116,10 +129,10 @@ def _factor(seed: int, side: str, name: str, small: int, full: int) -> Tensor | 
 
 class _KroneckerSketch(Sketch):
     def __init__(
-        self, projection: Kronecker, parts: dict[str, Block], rows: int, dtype: torch.dtype, device: torch.device | str
+        self, projection: Kronecker, rows: int, dtype: torch.dtype, device: torch.device | str, norms: Norms
     ) -> None:
         super().__init__(projection.shapes, rows, device)
-        self._parts = parts
+        self._parts, self._exact = projection.blocks, norms == "exact"
         self._values = torch.zeros(rows, projection.dimension, dtype=dtype, device=device)
 
     def _add(self, name: str, gradient: Tensor) -> None:
@@ -127,22 +140,27 @@ class _KroneckerSketch(Sketch):
         matrix = _times(gradient.reshape(-1, *part.shape), part.columns)  # [B, O, r_i]
         self._store(part, _times(matrix.mT, part.rows).mT)
 
-    def _add_outer(self, name: str, output: Tensor, input: Tensor) -> None:
-        if not gram_is_cheaper(output, input, materialised=False):
-            # With that many positions the product is smaller than its factors, and gives the norm too.
-            product = torch.bmm(output.mT, input).flatten(1)
-            self._squares += squares(product)
-            self._add(name, product)
-            return
-        self._squares += gram_squares(output, input)
+    def _add_outer(self, name: str, output: Factor, input: Factor) -> None:
         part = self._parts[name]
-        self._store(part, torch.bmm(_times(output, part.rows).mT, _times(input, part.columns)))
+        codes = torch.bmm(_rotated(output, part.rows, self._values).mT, _rotated(input, part.columns, self._values))
+        self._store(part, codes)
+        if self._exact or gram_is_exact_and_cheap(output.shape[1]):
+            self._squares += exact_squares(output, input)
+        else:  # the squared norm of the code is itself an unbiased estimate
+            square = squares(codes.flatten(1))
+            self._squares += square
+            self._variances += part.variance * square.square()
 
     def _store(self, part: Block, codes: Tensor) -> None:
         self._values[:, part.offset : part.offset + prod(part.reduced)] = codes.flatten(1)
 
     def _codes(self) -> Tensor:
         return self._values
+
+
+def _rotated(factor: Factor, matrix: Tensor | None, like: Tensor) -> Tensor:
+    """[B, T, full] to [B, T, small]."""
+    return factor.values().to(like) if matrix is None else factor.rotated(matrix.to(like).T)
 
 
 def _times(values: Tensor, factor: Tensor | None) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.core.projection.base import EntrySketch, Projection, Shapes, Sketch, size_of
+from pipeline.core.projection.base import EntrySketch, Norms, Projection, Shapes, Sketch, size_of
 from pipeline.core.projection.identity import Identity
 from pipeline.core.projection.streams import stream
 
@@ -41,7 +41,13 @@ class Rademacher(Projection):
             return Identity.build(shapes, dimension, seed)
         return cls(shapes, dimension, seed)
 
-    def sketch(self, rows: int, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Sketch:
+    def sketch(
+        self,
+        rows: int,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        norms: Norms = "exact",
+    ) -> Sketch:
         """An empty sketch; see the base."""
         return _RademacherSketch(self, rows, dtype, device)
 

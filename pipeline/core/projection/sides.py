@@ -23,10 +23,17 @@ class Side(ABC):
     """The second moment of a side of n numbers."""
 
     def add(self, vectors: Tensor) -> None:
-        """Add vectors [m, n]."""
+        """Add vectors [m, n], but for those that are not finite."""
         step = max(1, STEP_BYTES // (8 * vectors.shape[1]))
         for part in vectors.split(step):
-            self._add(part.cpu().double())
+            own = at_least_float32(part.cpu())
+            if not bool(own.sum().isfinite()):  # cheap; a finite sum may overflow, and nothing is lost by looking
+                own = own[own.isfinite().all(1)]
+            self._add(own)
+
+    @abstractmethod
+    def add_units(self, indices: Tensor) -> None:
+        """Add unit vectors with their one at `indices`, [m]."""
 
     @abstractmethod
     def basis(self) -> Tensor:
@@ -34,7 +41,7 @@ class Side(ABC):
 
     @abstractmethod
     def _add(self, vectors: Tensor) -> None:
-        """Add vectors [m, n] in float64."""
+        """Add finite vectors [m, n]."""
 
 
 class ExactSide(Side):
@@ -49,6 +56,10 @@ class ExactSide(Side):
         """See the base."""
         vectors = torch.linalg.eigh(self._moment).eigenvectors.flip(1)
         return signed(vectors[:, : self._rank])
+
+    def add_units(self, indices: Tensor) -> None:
+        """See the base."""
+        self._moment.diagonal().add_(torch.bincount(indices.cpu(), minlength=len(self._moment)))
 
     def _add(self, vectors: Tensor) -> None:
         self._moment.addmm_(vectors.T, vectors)
@@ -73,6 +84,11 @@ class SketchedSide(Side):
         factor = torch.linalg.cholesky((core + core.T) / 2)
         root = torch.linalg.solve_triangular(factor, shifted.T, upper=False).T  # M is about root root^T
         return signed(torch.linalg.svd(root, full_matrices=False).U[:, : self._rank])
+
+    def add_units(self, indices: Tensor) -> None:
+        """See the base."""
+        counts = torch.bincount(indices.cpu(), minlength=len(self._random))
+        self._product += counts.unsqueeze(1) * self._random
 
     def _add(self, vectors: Tensor) -> None:
         self._product.addmm_(vectors.T, vectors @ self._random)

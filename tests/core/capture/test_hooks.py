@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from pipeline.core.capture.hooks import HookEngine
+from pipeline.core.factors import Factor
 from pipeline.errors import TaskError
 from tests.core.capture.models import ROWS, TABLE, classify, problem
 
@@ -23,7 +24,7 @@ class Log:
     def dense(self, name: str, gradient: Tensor) -> None:
         self.calls.append((name, "dense", tuple(gradient.shape)))
 
-    def outer(self, name: str, output: Tensor, input: Tensor) -> None:
+    def outer(self, name: str, output: Factor, input: Factor) -> None:
         self.calls.append((name, "outer", (*output.shape[1:], *input.shape[2:])))
 
 
@@ -63,10 +64,10 @@ def test_factors_are_dropped_as_soon_as_they_are_emitted() -> None:
     counts: list[int] = []
 
     class Watch(Log):
-        def outer(self, name: str, output: Tensor, input: Tensor) -> None:
+        def outer(self, name: str, output: Factor, input: Factor) -> None:
             gc.collect()
             counts.append(sum(not ref.expired() for ref in alive))
-            alive.extend(StorageWeakRef(tensor.untyped_storage()) for tensor in (output, input))
+            alive.extend(StorageWeakRef(factor.values().untyped_storage()) for factor in (output, input))
 
     batch = (torch.randn(3, 4), torch.tensor([0, 1, 0]))
     HookEngine(model, classify, ["0.weight", "2.weight", "4.weight"]).capture(batch, Watch())

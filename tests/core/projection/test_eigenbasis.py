@@ -10,6 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from pipeline.core import factors
+from pipeline.core.factors import Vectors
 from pipeline.core.projection import Projection, Settings, eigenfit, fitter, make, sides
 from pipeline.core.projection.eigenbasis import Eigenbasis
 from pipeline.core.projection.eigenfit import automatic, principal
@@ -75,7 +77,7 @@ def flat(values: Sample) -> Tensor:
 
 def feed(sink, values: Sample) -> None:
     for name, parts in reversed(values.items()):  # as they arrive going backward
-        sink.outer(name, *parts) if len(parts) == 2 else sink.dense(name, parts[0])
+        sink.outer(name, *map(Vectors, parts)) if len(parts) == 2 else sink.dense(name, parts[0])
 
 
 def fitted(values: Sample, dimension: int, settings: Settings, batch: int = 1000) -> Projection:
@@ -170,9 +172,7 @@ def test_neither_batches_nor_order_of_the_sample_matter(settings: Settings) -> N
 @pytest.mark.parametrize("positions", [1, 2, 40])
 @pytest.mark.parametrize("settings", [Settings(basis=4), Settings(selected=40)])
 def test_factors_and_entries_give_the_same(positions: int, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipeline.core.projection import eigenbasis
-
-    monkeypatch.setattr(eigenbasis, "BLOCK_BYTES", 1000)  # several blocks of rows
+    monkeypatch.setattr(factors, "BLOCK_BYTES", 1000)  # several blocks of outputs
     projection = fitted(sample(30), 15, settings)
     monkeypatch.setitem(POSITIONS, "first.weight", positions)
     monkeypatch.setitem(POSITIONS, "conv.weight", positions)

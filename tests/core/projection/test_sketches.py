@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pipeline.core.projection import FITTED, METHODS, Projection, make
-from pipeline.core.projection.factors import blocks, gram_squares, squares
+from pipeline.core.factors import Vectors, blocks, gram_squares, squares
 from pipeline.errors import ConfigError, LowlandError
 
 ROWS = 4
@@ -63,7 +63,7 @@ def test_factors_and_entries_give_the_same(method: str, positions: int) -> None:
     by_entries, by_factors = (projection.sketch(ROWS, torch.float64) for _ in range(2))
     for name, value in values.items():
         by_entries.dense(name, value)
-        by_factors.outer(name, *pairs[name]) if name in pairs else by_factors.dense(name, value)
+        by_factors.outer(name, *map(Vectors, pairs[name])) if name in pairs else by_factors.dense(name, value)
     assert by_entries.codes().shape == (ROWS, projection.dimension)
     torch.testing.assert_close(by_factors.codes(), by_entries.codes(), rtol=1e-10, atol=1e-10)
     exact = flat(values).square().sum(1)
@@ -246,7 +246,7 @@ def test_messages() -> None:
     with pytest.raises(LowlandError, match="expected every parameter once, got scale a second time"):
         sketch.dense("scale", values["scale"])
     with pytest.raises(LowlandError, match="expected every parameter once, got other though it is not projected"):
-        sketch.outer("other", values["scale"], values["scale"])
+        sketch.outer("other", *map(Vectors, factors(1)[MATRICES[0]]))
     with pytest.raises(LowlandError, match="expected every parameter once, got nothing of conv.weight, linear.bias"):
         sketch.codes()
 
@@ -257,10 +257,10 @@ def test_blocks_are_the_gradient_in_pieces(positions: int, block_bytes: int) -> 
     output, input = factors(positions)["conv.weight"]
     true = torch.einsum("bto,bti->boi", output, input).flatten(1)
     pieces = torch.empty_like(true)
-    for start, block in blocks(output, input, block_bytes):
+    for start, block in blocks(Vectors(output), Vectors(input), block_bytes):
         pieces[:, start : start + block.shape[1]] = block
     torch.testing.assert_close(pieces, true)
-    for measured in (gram_squares(output, input), squares(true)):
+    for measured in (gram_squares(Vectors(output), Vectors(input)), squares(true)):
         torch.testing.assert_close(measured, true.square().sum(1))
 
 
