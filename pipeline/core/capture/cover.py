@@ -24,8 +24,9 @@ from pipeline.core.capture import batches
 from pipeline.core.capture.engine import Engine, Loss
 from pipeline.core.capture.formula import Outer, materialised
 from pipeline.core.capture.functional import FunctionalEngine
-from pipeline.core.capture.hooks import HookEngine, Layout, servable
+from pipeline.core.capture.hooks import HookEngine
 from pipeline.core.capture.state import capturing, check_losses
+from pipeline.core.capture.uses import Layout, servable
 from pipeline.core.factors import Factor
 from pipeline.core.sink import Sink
 from pipeline.errors import TaskError

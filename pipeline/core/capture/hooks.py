@@ -7,15 +7,6 @@ is cheaper than that of training. The formulas a layer are in `formulas`.
 
 A parameter's contributions are summed over all its uses in the forward pass (tied weights, a module that is called
 twice) and handed to the sink as soon as the last has arrived; nothing is kept beyond.
-
-The batch is found in a layer's tensors by their *layout*:
-
-* "rows": first, maybe flattened together with positions: [B, ...] or [B * T, ...];
-* "shared": nowhere: the input is the same for all rows (positions, say: [T] or [1, T]) and the output is broadcast
-  later. The output is expanded to B rows so that the rows' gradients stay apart;
-* "second": after the positions: [T, B, ...].
-
-What a layout cannot serve, `cover` finds out by comparison with autograd.
 """
 
 from __future__ import annotations
@@ -23,40 +14,19 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from pipeline.core.capture.attention import attend
 from pipeline.core.capture.batches import batch_size
 from pipeline.core.capture.engine import Loss
 from pipeline.core.capture.formula import Formula, Outer, Part, total
-from pipeline.core.capture.formulas import formula_of
 from pipeline.core.capture.state import capturing, check_losses
+from pipeline.core.capture.uses import Attention, Layout, Use, attentions, servable, uses
 from pipeline.core.sink import Sink
 from pipeline.errors import TaskError
-
-Layout = Literal["rows", "shared", "second"]
-
-
-@dataclass(frozen=True)
-class Use:
-    """A module that holds parameters to be captured.
-
-    Attributes:
-        module: the layer.
-        formula: its gradients.
-        weight: name of its weight, None if that is not captured.
-        bias: the same for its bias.
-        layout: where its tensors have the batch.
-    """
-
-    module: nn.Module
-    formula: Formula
-    weight: str | None
-    bias: str | None
-    layout: Layout
 
 
 class HookEngine:
@@ -92,7 +62,8 @@ class HookEngine:
             raise TaskError(f"expected parameters of layers that hooks serve, got {listed}: use engine=auto")
         self.names = tuple(names)
         self._model, self._loss = model, loss
-        self._uses = _uses(model, frozenset(names).difference(unused), layouts or {})
+        wanted = frozenset(names).difference(unused)
+        self._uses, self._attentions = uses(model, wanted, layouts or {}), attentions(model, wanted)
         self._shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
         self._unused = {name: parameter for name, parameter in model.named_parameters() if name in unused}
 
@@ -116,7 +87,7 @@ class HookEngine:
             The losses, [B]; how often a hook served each parameter; and parameters whose formula failed, with why.
         """
         run = _Pass(batch_size(batch), sink, self._shapes)
-        with capturing(self._model, self._unused), run.hooked(self._uses):
+        with capturing(self._model, self._unused), run.hooked(self._uses, self._attentions):
             losses = self._loss(self._model, batch)
             check_losses(losses, run.rows)
             if losses.requires_grad:
@@ -126,32 +97,6 @@ class HookEngine:
                 run.failures.update(dict.fromkeys(used, "the loss depends on it now and did not then"))
         run.finish(self.names, losses)
         return losses.detach(), run.fired, run.failures
-
-
-def servable(model: nn.Module) -> set[str]:
-    """Names of the parameters that belong to a layer with a known formula."""
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    return {
-        names[id(parameter)]
-        for module in model.modules()
-        if formula_of(module) is not None
-        for role, parameter in module.named_parameters(recurse=False)
-        if role in ("weight", "bias")
-    }
-
-
-def _uses(model: nn.Module, wanted: frozenset[str], layouts: Mapping[str, Layout]) -> list[Use]:
-    """All modules with a known formula that hold a wanted parameter, also under a name of its own for a tied one."""
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    uses = []
-    for module in model.modules():
-        formula = formula_of(module)
-        own = {role: names[id(p)] for role, p in module.named_parameters(recurse=False) if names[id(p)] in wanted}
-        weight, bias = own.get("weight"), own.get("bias")
-        if formula is not None and (weight or bias):
-            layout = layouts.get(weight or "", layouts.get(bias or "", "rows"))
-            uses.append(Use(module, formula, weight, bias, layout))
-    return uses
 
 
 class _Pass:
@@ -169,16 +114,20 @@ class _Pass:
         self._emitted: set[str] = set()
 
     @contextmanager
-    def hooked(self, uses: Sequence[Use]) -> Iterator[None]:
-        """Hooks on all uses, removed at the end."""
+    def hooked(self, uses: Sequence[Use], attentions: Sequence[Attention]) -> Iterator[None]:
+        """Hooks on all uses, and attention layers with their projections in view, until the end."""
         handles = [
             use.module.register_forward_hook(self._forward_hook(use), prepend=True, with_kwargs=True) for use in uses
         ]
         try:
+            for attention in attentions:
+                vars(attention.module)["forward"] = self._attended(attention)  # before the class's own
             yield
         finally:
             for handle in handles:
                 handle.remove()
+            for attention in attentions:
+                vars(attention.module).pop("forward", None)
 
     def finish(self, names: Sequence[str], losses: Tensor) -> None:
         """Emit what waits for uses that do not reach the loss, and zeros for parameters without any that does."""
@@ -193,16 +142,34 @@ class _Pass:
             input = given.detach() if use.weight else None  # a bias needs none
             if use.layout == "shared":
                 input, output = self._expanded(input), self._expanded(output)
-            if not output.requires_grad:
-                output = _Join.apply(output, self.anchor)
-            names = [name for name in (use.weight, use.bias) if name]
-            self.fired.update(names)
-            self._pending.update(names)
-            kept = [input]  # emptied on arrival: the hook itself lives as long as the graph
-            output.register_hook(lambda gradient: self._arrive(use, kept.pop(), gradient.detach()))
-            return output
+            return self._watched(use, input, output)
 
         return hook
+
+    def _attended(self, attention: Attention) -> Callable[..., Any]:
+        module, names = attention.module, attention.names
+
+        def watch(role: str, formula: Formula, input: Tensor, output: Tensor) -> Tensor:
+            use = Use(module, formula, names.get(role), names.get("in_proj_bias"), "rows")
+            return self._watched(use, input.detach(), output)
+
+        def forward(query: Tensor, key: Tensor, value: Tensor, *args: Any, **options: Any) -> Any:
+            if query.dim() != 3:  # no batch
+                return type(module).forward(module, query, key, value, *args, **options)
+            return attend(module, watch, query, key, value, *args, **options)
+
+        return forward
+
+    def _watched(self, use: Use, input: Tensor | None, output: Tensor) -> Tensor:
+        """The output, with a hook on its gradient."""
+        if not output.requires_grad:
+            output = _Join.apply(output, self.anchor)
+        names = [name for name in (use.weight, use.bias) if name]
+        self.fired.update(names)
+        self._pending.update(names)
+        kept = [input]  # emptied on arrival: the hook itself lives as long as the graph
+        output.register_hook(lambda gradient: self._arrive(use, kept.pop(), gradient.detach()))
+        return output
 
     def _expanded(self, values: Any) -> Any:
         """[T, ...] or [1, T, ...] to [B, T, ...]; None stays."""

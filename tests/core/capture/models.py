@@ -180,11 +180,66 @@ def attention() -> Problem:
         def forward(self, x: Tensor) -> Tensor:
             return self.head(self.block(torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1))[:, 0])
 
-    names = (
-        "token",
-        *("block.self_attn." + n for n in ("in_proj_weight", "in_proj_bias", "out_proj.weight", "out_proj.bias")),
-    )
-    return Problem(Net(), classify, (torch.randn(ROWS, 3, 6), labels()), names)
+    return Problem(Net(), classify, (torch.randn(ROWS, 3, 6), labels()), ("token",))
+
+
+def cross_attention() -> Problem:
+    """Queries, keys and values from two places, batch second, with both masks; keys of their own width; weights used."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.packed = nn.MultiheadAttention(6, 2)
+            self.apart = nn.MultiheadAttention(6, 3, kdim=4, vdim=5, batch_first=True, bias=False)
+            self.mixed = nn.MultiheadAttention(6, 1, kdim=4, vdim=4, batch_first=True)
+            self.head = nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:  # [B, 4, 6]
+            steps = x.transpose(0, 1)
+            causal = torch.ones(4, 4, dtype=torch.bool).triu(1)
+            padding = torch.zeros(x.shape[0], 4, dtype=torch.bool)
+            padding[:, 3] = True
+            first, weights = self.packed(steps, steps.flip(0), steps.tanh(), padding, attn_mask=causal)
+            each = torch.zeros(3 * x.shape[0], 4, 4, dtype=x.dtype)
+            second = self.apart(x, x[..., :4], x[..., 1:], need_weights=False, attn_mask=each)[0]
+            third, per_head = self.mixed(x, x[..., :4], x[..., :4], average_attn_weights=False)
+            mixed = first.transpose(0, 1) + second + third
+            return self.head(mixed.mean(1)) * weights[:, 0, :1] + per_head.square().mean((1, 2, 3)).unsqueeze(1)
+
+    return Problem(Net(), classify, (torch.randn(ROWS, 4, 6), labels()))
+
+
+def appended_keys() -> Problem:
+    """Attention with learned keys appended, which is left to the functional engine."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = nn.MultiheadAttention(6, 2, add_bias_kv=True, batch_first=True)
+            self.head = nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.attention(x, x, x)[0].mean(1))
+
+    names = ["in_proj_weight", "in_proj_bias", "bias_k", "bias_v", "out_proj.weight", "out_proj.bias"]
+    return Problem(Net(), classify, (torch.randn(ROWS, 3, 6), labels()), tuple("attention." + n for n in names))
+
+
+def decoder() -> Problem:
+    """A decoder layer: causal self-attention and attention to a memory, batch second, norms first."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.block = nn.TransformerDecoderLayer(6, 2, 8, norm_first=True)
+            self.head = nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            steps = x.transpose(0, 1)
+            mask = nn.Transformer.generate_square_subsequent_mask(3, dtype=x.dtype)
+            return self.head(self.block(steps, steps.cos(), tgt_mask=mask, tgt_is_causal=True).mean(0))
+
+    return Problem(Net(), classify, (torch.randn(ROWS, 3, 6), labels()))
 
 
 def sequence_first() -> Problem:
@@ -270,6 +325,9 @@ TABLE: dict[str, Callable[[], Problem]] = {
     "used twice": used_twice,
     "flattened positions": flattened_positions,
     "attention": attention,
+    "cross attention": cross_attention,
+    "appended keys": appended_keys,
+    "decoder": decoder,
     "sequence first": sequence_first,
     "LSTM": lstm,
     "data-dependent": data_dependent,
