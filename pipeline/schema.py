@@ -107,7 +107,7 @@ class TaskSection(Section):
 class PlanSection(Section):
     """How the rows are cut into jobs."""
 
-    shard_rows: Count
+    shard_rows: Selection
 
 
 class ComputeSection(Section):

@@ -11,13 +11,23 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from math import log2
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import DataError, StoreError
 from pipeline.provenance import digest_bytes
 
-PLAN_FORMAT = 1
+PLAN_FORMAT = 2
+
+SHARD_SECONDS = 30
+NOMINAL_SPEED = 3e10
+"""Operations a second of one core of an ordinary machine."""
+PASSES = 3
+"""A backward pass takes twice what the forward pass does."""
+OVERHEAD = 1e6
+"""What a row costs beside its model: reading, encoding, writing; in operations."""
+LEAST_ROWS, MOST_ROWS = 256, 65536
 
 
 @dataclass(frozen=True)
@@ -60,6 +70,7 @@ class Plan:
         classes: names of the C classes; empty where the task is no classification.
         labelled: whether the task gives labels for its train rows, so that relabelling is possible.
         trains: whether the task brings its own training.
+        shard_rows: rows of a full shard.
         truth: digest of the true labels, for evaluation; empty where they are not known.
         data: the task's keyword arguments that only say which rows there are.
         stamp: what the plan was made from; while it stays the same, rows are not read again.
@@ -69,6 +80,7 @@ class Plan:
     classes: tuple[str, ...]
     labelled: bool
     trains: bool
+    shard_rows: int
     truth: str
     data: dict[str, Any]
     stamp: dict[str, Any]
@@ -116,6 +128,19 @@ def cut(hashes: Sequence[bytes], shard_rows: int) -> Split:
         for i, start in enumerate(starts)
     ]
     return Split(len(hashes), digest_bytes(*hashes), tuple(shards))
+
+
+def settled_rows(operations: int) -> int:
+    """Rows of a shard for a model of which the forward pass of a row takes so many floating point operations.
+
+    A job should capture for some `SHARD_SECONDS`, so that starting it (Python, libraries, the model) is a small part;
+    yet shards are what runs in parallel, and what is made anew when a row in them changes. A power of two.
+
+    >>> settled_rows(10**5), settled_rows(10**9)
+    (65536, 256)
+    """
+    wanted = SHARD_SECONDS * NOMINAL_SPEED / (PASSES * operations + OVERHEAD)
+    return int(min(MOST_ROWS, max(LEAST_ROWS, 2 ** round(log2(wanted)))))
 
 
 def sample(hashes: Sequence[bytes], count: int, seed: int) -> list[int]:

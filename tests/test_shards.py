@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import DataError, StoreError
-from pipeline.shards import Plan, cut, sample
+from pipeline.shards import Plan, cut, sample, settled_rows
 
 HASHES = st.lists(st.binary(min_size=1, max_size=4), max_size=60)
 SIZES = st.integers(1, 20)
@@ -77,7 +77,14 @@ def test_a_larger_sample_holds_the_smaller_one():
 def plan() -> Plan:
     splits = {"train": cut([b"a", b"b", b"c"], 2), "validation": cut([b"d"], 2), "query": cut([], 2)}
     return Plan(
-        splits, ("no", "yes"), labelled=True, trains=False, truth=True, data={"limit": 3}, stamp={"sources": []}
+        splits,
+        ("no", "yes"),
+        labelled=True,
+        trains=False,
+        shard_rows=2,
+        truth=True,
+        data={"limit": 3},
+        stamp={"sources": []},
     )
 
 
@@ -88,7 +95,7 @@ def test_a_plan_survives_its_file(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", "{}", '{"format": 2}', '{"format": 1}', '{"format": 1, "splits": {"train": 3}}']
+    "text", ["", "{", "[]", "{}", '{"format": 1}', '{"format": 2}', '{"format": 2, "splits": {"train": 3}}']
 )
 def test_what_is_no_plan_is_refused(tmp_path, text):
     path = tmp_path / "plan.json"
@@ -114,3 +121,9 @@ def test_a_shard_that_is_not_planned_is_named():
         plan().splits["train"].shard("00002")
     with pytest.raises(DataError, match="expected a shard up to none, got '00000'"):
         plan().splits["query"].shard("00000")
+
+
+def test_a_dearer_model_has_smaller_shards():
+    sizes = [settled_rows(operations) for operations in (0, 10**6, 10**7, 10**8, 10**9, 10**13)]
+    assert sizes == sorted(sizes, reverse=True) and sizes[0] == 65536 and sizes[-1] == 256
+    assert all(size.bit_count() == 1 for size in sizes) and len(set(sizes)) > 3

@@ -12,7 +12,7 @@ import numpy as np
 from pipeline.config import TaskSection
 from pipeline.errors import InputError, StoreError, TaskError
 from pipeline.provenance import digest_value
-from pipeline.shards import Plan, cut
+from pipeline.shards import Plan, cut, settled_rows
 from pipeline.steps.freshness import stamp_of, stamp_of_files
 from pipeline.steps.job import Job
 from pipeline.steps.tasks import checked_shown, load_task
@@ -22,6 +22,7 @@ from pipeline.storage.layout import Layout
 from pipeline.tasks.base import Task
 from pipeline.tasks.blame import blame, file_of
 from pipeline.tasks.checks import Facts, check_task, row_set
+from pipeline.tasks.cost import forward_operations
 
 SPLITS = ("train", "validation", "query")
 
@@ -38,18 +39,32 @@ def run(job: Job) -> None:
     _check_show(task)
     hashes = {split: _hashes(job, task, split) for split in SPLITS}
     _write_rows(job, task, facts, hashes)
+    shard_rows = _shard_rows(job, task)
     plan = Plan(
-        splits={split: cut(hashes[split], job.config.plan.shard_rows) for split in SPLITS},
+        splits={split: cut(hashes[split], shard_rows) for split in SPLITS},
         classes=(facts.class_names or ()) if facts.classifies else (),
         labelled=facts.labelled and facts.classifies,
         trains=facts.trains,
+        shard_rows=shard_rows,
         truth=_truth(task),
         data=section.data,
         stamp=stamp,
     )
     write_whole(job.layout.plan, plan.save())
     sizes = ", ".join(f"{plan.splits[split].rows} {split}" for split in SPLITS)
-    job.say(f"planned {sizes} rows in {sum(len(plan.splits[split].shards) for split in SPLITS)} shards")
+    shards = sum(len(plan.splits[split].shards) for split in SPLITS)
+    job.say(f"planned {sizes} rows in {shards} shards of up to {shard_rows}")
+
+
+def _shard_rows(job: Job, task: Task) -> int:
+    """Rows of a shard: as configured, else as the run began, since other shards would be captured anew."""
+    configured = job.config.plan.shard_rows
+    if configured != "auto":
+        return configured
+    try:
+        return Plan.load(job.layout.plan).shard_rows
+    except StoreError:
+        return settled_rows(forward_operations(task))
 
 
 def _truth(task: Task) -> str:

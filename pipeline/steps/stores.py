@@ -194,6 +194,8 @@ def open_codec(layout: Layout, checkpoint: str) -> tuple[Codec, Manifest]:
 
 
 def blocks(codes: CodeSet) -> Iterator[tuple[Array, Array]]:
-    """Positions and decoded codes of finite rows, a shard at a time: [n], [n, K]."""
+    """Positions and decoded codes of finite rows in blocks of bounded size: [n], [n, K]."""
     for shard in codes.shards:
-        yield shard.positions[shard.finite], shard.codes()[shard.finite]
+        for block in shard.blocks():
+            finite = shard.finite[block]
+            yield shard.positions[block][finite], shard.codes(block)[finite]

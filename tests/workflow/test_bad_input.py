@@ -84,7 +84,7 @@ CONFIGS = {
     "a wrong type": ("curvature: {damping: much}", "'curvature.damping' in the config to be a valid number"),
     "a value out of range": (
         "plan: {shard_rows: 0}",
-        "'plan.shard_rows' in the config to be greater than or equal to 1",
+        "'plan.shard_rows' in the config to be \"auto\" or a whole number >= 1, got 0",
     ),
     "an unknown score": ("query: {scores: [influense@trained]}", "did you mean 'influence'?"),
     "no mapping": ("- curvature", "expected sections such as 'task:'"),
