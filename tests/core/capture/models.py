@@ -242,6 +242,33 @@ def decoder() -> Problem:
     return Problem(Net(), classify, (torch.randn(ROWS, 3, 6), labels()))
 
 
+def lora() -> Problem:
+    """Low-rank pairs beside linear layers, one of them zero at the start, and beside a convolution and an embedding."""
+
+    class Pair(nn.Module):
+        def __init__(self, base: nn.Module, first: nn.Module, second: nn.Module) -> None:
+            super().__init__()
+            self.base, self.lora_A, self.lora_B = base, first, second
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.base(x) + 2.0 * self.lora_B(self.lora_A(x))
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words = Pair(nn.Embedding(7, 6), nn.Embedding(7, 2), nn.Linear(2, 6, bias=False))
+            self.layer = Pair(nn.Linear(6, 5), nn.Linear(6, 2, bias=False), nn.Linear(2, 5, bias=False))
+            self.conv = Pair(nn.Conv1d(5, 4, 3, padding=1), nn.Conv1d(5, 2, 3, padding=1), nn.Conv1d(2, 4, 1))
+            self.head = nn.Linear(4, 3)
+            nn.init.zeros_(self.layer.lora_B.weight)
+
+        def forward(self, tokens: Tensor) -> Tensor:
+            x = self.layer(self.words(tokens)).tanh()
+            return self.head(self.conv(x.mT).mean(2))
+
+    return Problem(Net(), classify, (torch.randint(7, (ROWS, 4)), labels()))
+
+
 def sequence_first() -> Problem:
     class Net(nn.Module):
         def __init__(self) -> None:
@@ -328,6 +355,7 @@ TABLE: dict[str, Callable[[], Problem]] = {
     "cross attention": cross_attention,
     "appended keys": appended_keys,
     "decoder": decoder,
+    "LoRA": lora,
     "sequence first": sequence_first,
     "LSTM": lstm,
     "data-dependent": data_dependent,
