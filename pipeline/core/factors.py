@@ -254,7 +254,7 @@ def gram_squares(output: Factor, input: Factor) -> Tensor:
     """Squared norms [B] in float64 by the Gram form: sum over t, u of (o_t . o_u) (i_t . i_u)."""
     if output.shape[1] == 1:
         return squares(output.values().flatten(1)) * squares(input.values().flatten(1))
-    products = output.gram().double() * input.gram().double()
+    products = precise(output.gram()) * precise(input.gram())
     return products.sum((1, 2)).clamp(min=0)  # rounding can make it negative where positions cancel
 
 
@@ -267,4 +267,9 @@ def exact_squares(output: Factor, input: Factor) -> Tensor:
 
 def squares(values: Tensor) -> Tensor:
     """Squared norms [B] in float64 of the rows of [B, n]."""
-    return torch.linalg.vector_norm(values, dim=1).double().square()
+    return precise(torch.linalg.vector_norm(values, dim=1)).square()
+
+
+def precise(values: Tensor) -> Tensor:
+    """Values in float64, but on a device that has none."""
+    return values if values.device.type == "mps" else values.double()

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.core.factors import Factor, blocks, gram_is_cheaper, gram_squares, squares
+from pipeline.core.factors import Factor, blocks, gram_is_cheaper, gram_squares, precise, squares
 from pipeline.errors import ConfigError, LowlandError
 
 Norms = Literal["exact", "estimated"]
@@ -107,7 +107,7 @@ class Sketch(ABC):
         """An empty sketch of B = `rows` rows."""
         self._missing = set(shapes)
         self._shapes = shapes
-        self._squares = torch.zeros(rows, dtype=torch.float64, device=device)
+        self._squares = precise(torch.zeros(rows, device=device))
         self._variances = torch.zeros_like(self._squares)
 
     def dense(self, name: str, gradient: Tensor) -> None:

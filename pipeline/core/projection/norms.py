@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipeline.core.factors import Factor
+from pipeline.core.factors import Factor, squares
 from pipeline.core.projection.streams import signs, stream
 
 PROBES = 8
@@ -59,7 +59,7 @@ def probed(name: str, output: Tensor, input: Tensor) -> Probed:
 
 def square_and_variance(probes: Tensor) -> tuple[Tensor, Tensor]:
     """The estimate of |R|^2 and a bound of its variance, [B] each in float64, from N [B, s, s]."""
-    square = torch.linalg.vector_norm(probes.flatten(1), dim=1).double().square()
+    square = squares(probes.flatten(1))
     return square, kronecker_variance(PROBES, PROBES) * square.square()
 
 
