@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 ENVIRONMENT := .venv/made
+PEERS := .venv-peers
 DEMO := runs/demo
 
 .PHONY: demo test check format bench wheel clean help
@@ -41,12 +42,21 @@ format: $(ENVIRONMENT)  ## Format everything, and mend what ruff can
 	$(BIN)/ruff format
 	$(BIN)/snakefmt Snakefile stages
 
-bench: $(ENVIRONMENT)  ## Benchmarks: ratios, measured in one run
-	$(BIN)/python -m benchmarks
+bench: $(ENVIRONMENT) $(PEERS)/made  ## Capture against peers, as ratios measured in one run; NAMES="digits" for others
+	$(BIN)/python -m benchmarks $(NAMES)
+
+# torch comes first, so that nothing else decides on its build. torchvision and torchaudio go again: no peer needs them
+# to capture, and builds that do not fit a CPU build of torch keep transformers, and with it bergson, from importing.
+$(PEERS)/made: benchmarks/peers/requirements.txt benchmarks/peers/constraints.txt
+	$(PYTHON) -m venv --clear $(PEERS)
+	$(PEERS)/bin/pip install --constraint benchmarks/peers/constraints.txt torch
+	$(PEERS)/bin/pip install --constraint benchmarks/peers/constraints.txt --requirement benchmarks/peers/requirements.txt
+	$(PEERS)/bin/pip uninstall --yes torchvision torchaudio
+	@touch $@
 
 wheel: $(ENVIRONMENT)  ## dist/lowland-*.whl
 	$(BIN)/python -m build --wheel
 
 clean:  ## Remove the environment, caches and built files; runs stay
-	rm -rf .venv dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv $(PEERS) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find pipeline tests benchmarks -name __pycache__ -prune -exec rm -rf {} +

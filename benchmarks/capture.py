@@ -1,161 +1,153 @@
 """What capture costs: per-sample gradients in K numbers, over a plain forward and backward pass of the summed loss.
 
-The floor computes all that per-sample gradients need (each layer's inputs and output gradients). Everything runs in one
-process on one thread, floor and engine in turn, so that a change of the machine's speed hits both.
+Lowland captures as its `gradients` stage does: codes encoded and, with scales, norms, losses and flags, written to a
+store on disk within the timed part. The peers keep theirs in memory, each in the way that its documentation recommends
+where that can be done; they run in an environment of their own and are timed by the same code (`benchmarks.timing`),
+each beside a floor of its own process. K of a peer is as near to the default K of Lowland as its rules allow.
 """
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import count
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from threadpoolctl import threadpool_limits
 
+from benchmarks.models import CASES, Case, case, loss
+from benchmarks.peers import NAMES, PEERS, rows_of, unmeasured
+from benchmarks.shard_task import Sized
 from benchmarks.tables import keep
+from benchmarks.timing import RUNS, Work, floor_work, measure, one_thread, row
+from pipeline.config import Config, load
 from pipeline.core.capture.cover import Coverage, cover
-from pipeline.core.projection import Fitter, Projection, Settings, fitter
+from pipeline.core.codec import Codec, fit_codec
+from pipeline.core.projection import Fitter, Projection, Settings, fitter, turned
+from pipeline.steps.capture import Capturer, stored_columns
+from pipeline.storage.arrays import ArrayWriter
 
-RUNS = 5
-PROJECTIONS = (("kronecker", 1024, None), ("sjlt", 1024, None), ("dmin", 1024, None),
-               ("eigenbasis", 1024, 1024), ("eigenbasis", 4096, 4096), ("eigenbasis", 1024, 4096))  # fmt: skip
-"""Method, K, and the coordinates selected before a second step takes them down to K (eigenbasis alone)."""
-SAMPLE = 512
-"""Rows that fit a projection, at least: with few, the energy would stand in fewer directions than it does."""
+OTHERS = ("kronecker", "kronecker_pca", "sjlt", "dmin", "tensorsketch")
+COLUMNS = ["model", "engine", "method", "K", "ratio_min", "ratio_median", "ratio_max", "peak_bytes", "note"]
 
 
 @dataclass(frozen=True)
-class Case:
-    """A model, and a batch for it."""
+class Choice:
+    """A projection: method, K, directions a side (r) and coordinates before a second step (K1); None: auto."""
 
-    name: str
-    model: nn.Module
-    batch: tuple[Tensor, Tensor]
+    method: str
+    dimension: int
+    basis: int | None
+    selected: int | None
 
-
-def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-    """Cross-entropy of each row, summed over positions where there are any: [B]."""
-    logits, labels = model(batch[0]), batch[1]
-    if logits.dim() == 3:
-        return functional.cross_entropy(logits.transpose(1, 2), labels, reduction="none").sum(1)
-    return functional.cross_entropy(logits, labels, reduction="none")
+    @property
+    def name(self) -> str:
+        """In words."""
+        return f"{self.method} without a second step" if self.selected == self.dimension else self.method
 
 
-def cases() -> list[Case]:
-    """An MLP (T = 1), a CNN with norm layers and a transformer encoder of token predictions."""
-    torch.manual_seed(0)
-    mlp = nn.Sequential(nn.Linear(784, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 10))
-    cnn = nn.Sequential(
-        *_block(3, 64), *_block(64, 64), nn.MaxPool2d(2), *_block(64, 128), *_block(128, 128),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, 10),
-    )  # fmt: skip
-    tokens = nn.Sequential(nn.Embedding(512, 192), *(Block(192) for _ in range(4)), nn.Linear(192, 512))
-    return [
-        Case("MLP 784-512-512-10, B 128", mlp, (torch.randn(128, 784), torch.randint(10, (128,)))),
-        Case(
-            "CNN 64-64-128-128 with GroupNorm, 32x32, B 32", cnn, (torch.randn(32, 3, 32, 32), torch.randint(10, (32,)))
-        ),
-        Case(
-            "transformer d 192, 4 blocks, T 64, B 16",
-            tokens,
-            (torch.randint(512, (16, 64)), torch.randint(512, (16, 64))),
-        ),
-    ]
+def choices(config: Config) -> list[Choice]:
+    """The product's default, then other methods at the same K, then eigenbasis without a second step; none twice."""
+    section = config.projection
+    basis, selected = (None if value == "auto" else value for value in (section.basis, section.selected))
+    default = Choice(section.method, section.dimension, basis, selected)
+    others = [replace(default, method=method, selected=None) for method in OTHERS]
+    direct = [replace(default, method="eigenbasis", dimension=size, selected=size) for size in (1024, 4096)]
+    return list(dict.fromkeys([default, *others, *direct]))
 
 
-def _block(inputs: int, outputs: int) -> list[nn.Module]:
-    return [nn.Conv2d(inputs, outputs, 3, padding=1), nn.GroupNorm(8, outputs), nn.ReLU()]
+def works(chosen: Case, config: Config, scratch: Path) -> Iterator[Work]:
+    """Lowland's captures of a case; each is set up when it is asked for."""
+    shapes = {name: tuple(value.shape) for name, value in chosen.model.named_parameters()}
+    probe = (chosen.batch[0][:2], chosen.batch[1][:2])
+    covered = cover(chosen.model, loss, tuple(shapes), probe, config.gradients.engine)
+    for number, choice in enumerate(choices(config)):
+        work = fitter(choice.method, shapes, choice.dimension, 0, Settings(choice.basis, choice.selected))
+        projection = fitted(chosen, covered, work, config.projection.sample_rows)
+        task = Sized(chosen.key, chosen.rows)
+        capturer = Capturer(task, chosen.model, covered, projection, [], config.gradients.norms)
+        # The batch itself is no row that the projection was fitted on.
+        projection, sample = turned(projection, capturer.capture(chosen.batch, chosen.rows).codes)
+        codec = fit_codec(config.gradients.codec, sample)
+        store = Store(chosen, replace(capturer, projection=projection), codec, scratch / f"{chosen.key}-{number}")
+        note = f"default of the product, {codec.encoding} on disk" if number == 0 else f"{codec.encoding} on disk"
+        yield Work(choice.name, projection.dimension, store.write, note)
 
 
-class Block(nn.Module):
-    """A pre-norm transformer block whose attention is built from linear layers."""
-
-    def __init__(self, width: int, heads: int = 4) -> None:
-        super().__init__()
-        self.heads = heads
-        self.before, self.between = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        rows, positions, width = x.shape
-        parts = self.qkv(self.before(x)).reshape(rows, positions, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        mixed = functional.scaled_dot_product_attention(*parts, is_causal=True)
-        x = x + self.out(mixed.transpose(1, 2).reshape(rows, positions, width))
-        return x + self.down(functional.gelu(self.up(self.between(x))))
-
-
-def floor(case: Case) -> None:
-    """A plain forward and backward pass of the summed loss."""
-    case.model.zero_grad(set_to_none=True)
-    loss(case.model, case.batch).sum().backward()
-
-
-def engine(case: Case, method: str, dimension: int, selected: int | None) -> Callable[[], Any]:
-    """Capture with the engine that `auto` takes, projected to K numbers a row."""
-    shapes = {name: tuple(value.shape) for name, value in case.model.named_parameters()}
-    probe = (case.batch[0][:2], case.batch[1][:2])
-    covered = cover(case.model, loss, tuple(shapes), probe)
-    projection = fitted(case, covered, fitter(method, shapes, dimension, 0, Settings(selected=selected)))
-    rows = len(case.batch[0])
-
-    def run() -> Any:
-        sketch = projection.sketch(rows)
-        covered.engine.capture(case.batch, sketch)
-        return sketch.codes()
-
-    return run
-
-
-def fitted(case: Case, covered: Coverage, work: Fitter) -> Projection:
-    """The projection, where it is one that is fitted on rows of noise as those of the batch."""
-    rows = len(case.batch[0])
+def fitted(chosen: Case, covered: Coverage, work: Fitter, rows: int) -> Projection:
+    """The projection, where it is one that is fitted, on rows of noise as those of the batch."""
     while not work.done:
-        generator = torch.Generator().manual_seed(0)
-        for _ in range(-(-SAMPLE // rows)):
-            order = torch.randperm(case.batch[0].numel(), generator=generator)
-            batch = (case.batch[0].flatten()[order].view_as(case.batch[0]), case.batch[1])
-            with work.batch(rows) as sink:
-                covered.engine.capture(batch, sink)
+        for seed in range(-(-rows // chosen.rows)):
+            with work.batch(chosen.rows) as sink:
+                covered.engine.capture(shuffled(chosen, seed), sink)
         work.end_pass()
     return work.projection()
 
 
-def seconds(work: Callable[[], Any]) -> float:
-    """Wall time of one call."""
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
+def shuffled(chosen: Case, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Other rows: the batch with its inputs mixed up."""
+    inputs, labels = chosen.batch
+    order = torch.randperm(inputs.numel(), generator=torch.Generator().manual_seed(seed))
+    return inputs.flatten()[order].view_as(inputs), labels
 
 
-def ratios(case: Case, work: Callable[[], Any]) -> list[float]:
-    """`RUNS` ratios of `work` to the floor, each floor being the faster of one before and one after."""
-    seconds(work), floor(case)
-    found = []
-    for _ in range(RUNS):
-        before = seconds(lambda: floor(case))
-        own = seconds(work)
-        found.append(own / min(before, seconds(lambda: floor(case))))
-    return found
+class Store:
+    """Captures a batch again and again into a new store on disk."""
+
+    def __init__(self, chosen: Case, capturer: Capturer, codec: Codec, directory: Path) -> None:
+        self._case, self._capturer, self._codec = chosen, capturer, codec
+        self._directories = (directory / str(number) for number in count())
+
+    def write(self, batches: int) -> None:
+        """Write a store of `batches` times B rows."""
+        with ArrayWriter(next(self._directories)) as writer:
+            for _ in range(batches):
+                captured = self._capturer.capture(self._case.batch, self._case.rows)
+                for name, column in stored_columns(self._codec, captured).items():
+                    writer.append(name, column, total=batches * self._case.rows)
+
+
+def own_rows(key: str, config: Config) -> Iterator[dict[str, Any]]:
+    """The floor and Lowland on a case."""
+    chosen, reference = case(key), case(key)
+    yield row(chosen, "floor", floor_work(chosen), measure(chosen, reference, floor_work(chosen)))
+    with tempfile.TemporaryDirectory() as scratch:
+        for work in works(chosen, config, Path(scratch)):
+            yield row(chosen, "lowland", work, measure(chosen, reference, work))
+
+
+def all_rows(config: Config, python: Path) -> Iterator[dict[str, Any]]:
+    """Every case: the floor, Lowland, and the peers by their interpreter."""
+    for key in CASES:
+        yield from own_rows(key, config)
+        for name in NAMES:
+            if python.exists():
+                yield from rows_of(str(python), name, key, config.projection.dimension)
+            else:
+                yield unmeasured(key, name, "-", "not measured: no environment of the peers; `make bench` makes it")
 
 
 def main() -> None:
-    """Measure all cases and projections."""
-    torch.set_num_threads(1)
+    """Measure Lowland and the peers on all cases."""
+    one_thread()
     rows = []
-    for case in cases():
-        for method, dimension, selected in PROJECTIONS:
-            found = ratios(case, engine(case, method, dimension, selected))
-            rows.append({
-                "model": case.name, "engine": "lowland", "projection": method, "K1": selected or "-", "K": dimension,
-                "min": min(found), "median": statistics.median(found), "max": max(found),
-            })  # fmt: skip
-            print(f"{case.name}: {method} {dimension} {rows[-1]['median']:.2f} x the floor", flush=True)
-    keep("capture", "python -m benchmarks capture", rows, threads=1, runs=RUNS, unit="ratio to forward + backward")
+    with threadpool_limits(1):  # numpy's too: it encodes
+        for line in all_rows(load(), PEERS):
+            rows.append({name: line[name] for name in COLUMNS})
+            say(line)
+    keep("capture", "make bench", rows, by="model", threads=1, runs=RUNS,
+         unit="ratio to forward + backward of the same process; bytes beside those resident before")  # fmt: skip
+
+
+def say(line: dict[str, Any]) -> None:
+    """A line of progress."""
+    median = line["ratio_median"]
+    figure = line["note"] if median is None else f"{median:.2f} x the floor"
+    print(f"{line['model']}: {line['engine']} {line['method']} {line['K']}: {figure}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

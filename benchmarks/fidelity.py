@@ -1,136 +1,110 @@
 """What compression does to pairwise influence: each projection at equal bytes a row against the whole gradients.
 
-Truth: signed influence u^T g of every train row on every query, u = (F + lambda)^-1 g_query, F = (1/M) sum of the
-validation rows' g g^T, lambda = tr(F)/M, uncompressed in float64. A compressed answer is computed like that from its
-codes alone. recall@10: the share of the ten most helpful rows (and of the ten most harmful) of a query that the codes
-put among their ten; Spearman: rank correlation over all train rows. Means over the queries. Inner products of rows of
-different norm are what is asked for: scores that norms dominate would look well under any projection.
+Truth, uncompressed in float64, with F = (1/M) sum of the validation rows' g g^T and lambda = tr(F)/M:
 
-Bytes a row: K x 4 in float32; K + 16 in int8 (row scale and norms beside the codes).
+* influence: u^T g of every train row on every query, u = (F + lambda)^-1 g_query;
+* cosine: g_query^T g / (|g_query| |g|);
+* S = g^T (F + lambda)^-1 g of every train row.
+
+A compressed answer is computed like that from the codes alone, as the product does. recall@10: the share of a query's
+ten rows of largest influence (top) and of smallest (bottom), or of largest cosine, that the codes put among their ten.
+Spearman: rank correlation over the train rows, for each query; for S the only one. Means over the queries, then over
+the seeds, which draw splits, noise, weights and projections; the spread is the largest minus the smallest over the
+seeds, of that measure which differs most. Pairs are what is asked for: norms dominate S under any projection.
+
+Bytes a row: at most so many for K codes in the dtype and 16 bytes of row scale and norms, as in the store. A projection
+is fitted on the first half of the train rows; the others are those that are asked for, and fit int8's column scales.
+Neither sees a query. There is no second step (PCA) where it would keep more than half of the selected coordinates.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.utils.data import default_collate
+from threadpoolctl import threadpool_limits
+from torch import nn
 
+from benchmarks.fidelity_models import SIZES, Batch, Case, cases
 from benchmarks.tables import keep
 from pipeline.core.capture.cover import Coverage, cover
 from pipeline.core.codec import fit_codec
 from pipeline.core.curvature import absolute_damping, spectrum_of_roots, spectrum_of_sum
+from pipeline.core.influence import pairwise, unit
 from pipeline.core.preconditioner import Preconditioner
-from pipeline.core.projection import Projection, Settings, fitter
-from pipeline.tasks.digits import Digits
-from pipeline.tasks.models import mlp
+from pipeline.core.projection import METHODS, Projection, Settings, fitter
 
 BYTES = (256, 1024, 4096)
+BESIDE = 16
+"""Bytes of a row's scale and norms."""
+WIDTHS = {"int8": 1, "bf16": 2, "float32": 4}
+DIMENSIONS = sorted({(size - BESIDE) // width for size in BYTES for width in (1, 2)} | {(BYTES[0] - BESIDE) // 4})
+"""All K that int8 and bf16 have room for, and the least of float32, which takes its others from among these."""
+SEEDS = (0, 1)
 BATCH = 100
-SIZES = {"train_size": 1300, "validation_size": 300, "query_size": 197}
 SAMPLE = 650
-"""Train rows that fit a projection; the others fit the codec, as rows that it was fitted on flatter a projection."""
+"""Train rows that fit a projection. They are not asked for: a projection keeps the rows that it was fitted on best."""
 SELECTED = 4096
-METHODS = ("eigenbasis", "eigenbasis+PCA", "sjlt", "dmin", "kronecker")
+PROJECTIONS = ("eigenbasis", "eigenbasis+PCA", "sjlt", "dmin", "tensorsketch", "kronecker", "kronecker_pca")
+K = 10
+MEASURES = (
+    "recall@10 top", "recall@10 bottom", "Spearman", "cosine recall@10", "cosine Spearman", "S Spearman",
+)  # fmt: skip
 Array = np.ndarray[Any, Any]
-Batch = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
-class Case:
-    """A trained model and the rows of each split."""
+class Answers:
+    """What rows say of each other.
 
-    name: str
-    task: Digits
-    model: nn.Module
-    splits: dict[str, Batch]
+    Attributes:
+        influence: signed, of train rows on queries, [q, n].
+        cosine: [q, n].
+        s: S of the train rows, [n].
+    """
 
-
-def cases() -> Iterator[Case]:
-    """An MLP and a CNN with norm layers on digits, 20 % of the train labels wrong, trained until most are learnt."""
-    task = Digits(**SIZES, noise="uniform", noise_rate=0.2, epochs=30)
-    splits = {"train": task.train_rows(), "validation": task.validation_rows(), "query": task.query_rows()}
-    batches = {split: default_collate([rows[i] for i in range(len(rows))]) for split, rows in splits.items()}
-    for name, make_model in (("MLP 64-256-128-10", lambda: mlp([64, 256, 128, 10])), ("CNN 16-32-64, GroupNorm", cnn)):
-        torch.manual_seed(0)
-        model = make_model()
-        task.train(model)
-        yield Case(name, task, model, batches)
+    influence: Array
+    cosine: Array
+    s: Array
 
 
-def cnn() -> nn.Module:
-    """Three convolutions with GroupNorm on 8 x 8 pixels."""
-    layers: list[nn.Module] = []
-    for inputs, outputs in ((1, 16), (16, 32), (32, 64)):
-        layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.GroupNorm(4, outputs), nn.ReLU(), nn.MaxPool2d(2)]
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(64, 10))
-
-
-def batches(rows: Batch) -> Iterator[Batch]:
-    """Rows in batches."""
-    return zip(rows[0].split(BATCH), rows[1].split(BATCH), strict=True)
-
-
-def captured(coverage: Coverage, projection: Projection, rows: Batch) -> Array:
-    """Codes [n, K] in the dtype of the images."""
-    found = []
-    for batch in batches(rows):
-        sketch = projection.sketch(len(batch[1]), batch[0].dtype)
-        coverage.engine.capture(batch, sketch)
-        found.append(sketch.codes().numpy())
-    return np.concatenate(found)
-
-
-def influence(codes: dict[str, Array]) -> Array:
-    """Signed influence of all train rows on all queries, [q, n]."""
-    rows = codes["validation"].astype(np.float64)
+def answers(codes: dict[str, Array]) -> Answers:
+    """From the rows of each split, [*, K]."""
+    validation, query, train = (codes[split].astype(np.float64) for split in ("validation", "query", "train"))
+    few = len(validation) < validation.shape[1]
     spectrum = (
-        spectrum_of_roots(rows, len(rows)) if len(rows) < rows.shape[1] else spectrum_of_sum(rows.T @ rows, len(rows))
+        spectrum_of_roots(validation, len(validation))
+        if few
+        else spectrum_of_sum(validation.T @ validation, len(validation))
     )
-    vectors = Preconditioner(spectrum, absolute_damping(spectrum, 1.0)).solve(codes["query"])
-    scores: Array = vectors @ codes["train"].astype(np.float64).T
-    return scores
+    inverse = Preconditioner(spectrum, absolute_damping(spectrum, 1.0))
+    s = [inverse.forms(part).s for part in np.array_split(train, max(1, len(train) // BATCH))]
+    return Answers(
+        pairwise("influence", inverse.solve(query), train), pairwise("cosine", query, train), np.concatenate(s)
+    )
 
 
-def coverage_of(case: Case) -> Coverage:
-    """The engine that `auto` takes."""
-    images, labels = case.splits["train"]
-    return cover(case.model, case.task.loss, tuple(shapes_of(case.model)), (images[:2], labels[:2]))
+def compared(found: Answers, truth: Answers) -> dict[str, float]:
+    """The measures."""
+    values = (
+        recall(found.influence, truth.influence),
+        recall(-found.influence, -truth.influence),
+        spearman(found.influence, truth.influence),
+        recall(found.cosine, truth.cosine),
+        spearman(found.cosine, truth.cosine),
+        spearman(found.s[None], truth.s[None]),
+    )
+    return dict(zip(MEASURES, values, strict=True))
 
 
-def exact(case: Case) -> Array:
-    """The truth, [q, n]: identity in float64."""
-    splits = {split: (images.double(), labels) for split, (images, labels) in case.splits.items()}
-    double = replace(case, model=copy.deepcopy(case.model).double(), splits=splits)
-    projection, coverage = fitter("identity", shapes_of(double.model), 1, 0).projection(), coverage_of(double)
-    return influence({split: captured(coverage, projection, rows) for split, rows in splits.items()})
-
-
-def shapes_of(model: nn.Module) -> dict[str, tuple[int, ...]]:
-    """Parameter to shape."""
-    return {name: tuple(value.shape) for name, value in model.named_parameters()}
-
-
-def fitted(case: Case, coverage: Coverage, method: str, dimension: int) -> Projection:
-    """The projection of a method, fitted on train rows where it is one that is."""
-    kind, _, second = method.partition("+")
-    work = fitter(kind, shapes_of(case.model), dimension, 0, Settings(selected=SELECTED if second else dimension))
-    while not work.done:
-        for batch in batches((case.splits["train"][0][:SAMPLE], case.splits["train"][1][:SAMPLE])):
-            with work.batch(len(batch[1])) as sink:
-                coverage.engine.capture(batch, sink)
-        work.end_pass()
-    return work.projection()
-
-
-def recall(found: Array, truth: Array, k: int = 10) -> float:
+def recall(found: Array, truth: Array, k: int = K) -> float:
     """Mean share of each row's k largest entries that are among the k largest of the truth."""
-    best = [np.argpartition(-scores, k, 1)[:, :k] for scores in (found, truth)]
+    best = [np.argpartition(-scores, k - 1, 1)[:, :k] for scores in (found, truth)]
     return float(np.mean([len(np.intersect1d(a, b)) / k for a, b in zip(*best, strict=True)]))
 
 
@@ -140,36 +114,140 @@ def spearman(found: Array, truth: Array) -> float:
     return float(np.mean([np.corrcoef(a, b)[0, 1] for a, b in zip(*ranks, strict=True)]))
 
 
-def encodings(size_bytes: int) -> dict[str, int]:
-    """Encoding to the K that fits into so many bytes a row."""
-    return {"int8": size_bytes - 16, "float32": size_bytes // 4}
+def batches(rows: Batch) -> Iterator[Batch]:
+    """Rows in batches."""
+    return zip(rows[0].split(BATCH), rows[1].split(BATCH), strict=True)
 
 
-def measured(case: Case, method: str, coverage: Coverage, truth: Array, size_bytes: int) -> Iterator[dict[str, Any]]:
-    """One row a fitting encoding."""
-    for encoding, dimension in encodings(size_bytes).items():
-        projection = fitted(case, coverage, method, dimension)
-        codes = {split: captured(coverage, projection, rows) for split, rows in case.splits.items()}
-        codec = fit_codec(encoding, codes["train"][SAMPLE:])
-        scores = influence({split: codec.round_trip(values) for split, values in codes.items()})
+def captured(case: Case, coverage: Coverage, projection: Projection) -> dict[str, Array]:
+    """Codes [n, K] of each split in the dtype of the model."""
+    dtype = next(case.model.parameters()).dtype
+    found = {}
+    for split, rows in case.splits.items():
+        found[split] = np.empty((len(rows[1]), projection.dimension), torch.empty(0, dtype=dtype).numpy().dtype)
+        for start, batch in zip(range(0, len(rows[1]), BATCH), batches(rows), strict=True):
+            sketch = projection.sketch(len(batch[1]), dtype)
+            coverage.engine.capture(batch, sketch)
+            found[split][start : start + BATCH] = sketch.codes().numpy()
+    return found
+
+
+def shapes_of(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Parameter to shape."""
+    return {name: tuple(value.shape) for name, value in model.named_parameters()}
+
+
+def coverage_of(case: Case) -> Coverage:
+    """The engine that `auto` takes."""
+    inputs, labels = case.splits["train"]
+    return cover(case.model, case.loss, tuple(shapes_of(case.model)), (inputs[:2], labels[:2]))
+
+
+def unseen(case: Case) -> Case:
+    """The same with those train rows only that no projection is fitted on."""
+    inputs, labels = case.splits["train"]
+    return replace(case, splits={**case.splits, "train": (inputs[SAMPLE:], labels[SAMPLE:])})
+
+
+def exact(case: Case) -> Answers:
+    """The truth for all rows of a case: identity in float64."""
+    splits = {
+        split: (inputs.double() if inputs.is_floating_point() else inputs, labels)
+        for split, (inputs, labels) in case.splits.items()
+    }
+    double = replace(case, model=copy.deepcopy(case.model).double(), splits=splits)
+    projection = fitter("identity", shapes_of(double.model), 1, 0).projection()
+    return answers(with_equal_products(captured(double, coverage_of(double), projection)))
+
+
+def with_equal_products(rows: dict[str, Array]) -> dict[str, Array]:
+    """Rows [*, n] of the same inner products as n rows [*, P]: all that answers depend on, and n is less than P.
+
+    The products are those of rows of length 1, as a row's norm may be 1e-9 of another's.
+    """
+    units = [unit(part) for part in rows.values()]
+    values, vectors = np.linalg.eigh(np.block([[left @ right.T for right in units] for left in units]))
+    norms = np.concatenate([np.linalg.norm(part, axis=1) for part in rows.values()])
+    made = norms[:, None] * vectors * np.sqrt(values.clip(0))
+    return dict(zip(rows, np.split(made, np.cumsum([len(part) for part in units])[:-1]), strict=True))
+
+
+def fitted(case: Case, coverage: Coverage, method: str, dimension: int, seed: int) -> Projection:
+    """The projection of a method, fitted on train rows where it is one that is."""
+    kind, _, second = method.partition("+")
+    settings = Settings(selected=SELECTED if second else dimension)
+    work = fitter(kind, shapes_of(case.model), dimension, seed, settings)
+    inputs, labels = case.splits["train"]
+    while not work.done:
+        for batch in batches((inputs[:SAMPLE], labels[:SAMPLE])):
+            with work.batch(len(batch[1])) as sink:
+                coverage.engine.capture(batch, sink)
+        work.end_pass()
+    return work.projection()
+
+
+def budgets(dimension: int) -> list[tuple[int, str]]:
+    """The bytes and encodings for which K = `dimension` is the largest of `DIMENSIONS` that fits."""
+    found = []
+    for size_bytes in BYTES:
+        for encoding, width in WIDTHS.items():
+            if dimension == max(k for k in DIMENSIONS if k * width + BESIDE <= size_bytes):
+                found.append((size_bytes, encoding))
+    return found
+
+
+def measured(
+    case: Case, coverage: Coverage, truth: Answers, method: str, dimension: int, seed: int
+) -> Iterator[dict[str, Any]]:
+    """One row an encoding and size."""
+    projection = fitted(case, coverage, method, dimension, seed)
+    codes = captured(unseen(case), coverage, projection)
+    for size_bytes, encoding in budgets(dimension):
+        codec = fit_codec(encoding, codes["train"])
+        found = answers({split: codec.round_trip(values) for split, values in codes.items()})
         yield {
-            "model": case.name, "bytes a row": size_bytes, "projection": method, "dtype": encoding,
-            "K": projection.dimension, "recall@10 top": recall(scores, truth),
-            "recall@10 bottom": recall(-scores, -truth), "Spearman": spearman(scores, truth),
+            "model": case.name, "bytes": size_bytes, "projection": method, "dtype": encoding,
+            "K": projection.dimension, **compared(found, truth),
         }  # fmt: skip
 
 
+def sensible(method: str, dimension: int) -> bool:
+    """Whether a second step, where the method has one, takes the selected coordinates down to half or less."""
+    return "+" not in method or 2 * dimension <= SELECTED
+
+
+def over_seeds(rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Rows that differ in their measures only as one: means, the widest spread and how many seeds there were."""
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(tuple(value for name, value in row.items() if name not in MEASURES), []).append(row)
+    for group in groups.values():
+        means = {name: float(np.mean([row[name] for row in group])) for name in MEASURES}
+        spread = max(float(np.ptp([row[name] for row in group])) for name in MEASURES)
+        yield {**group[0], **means, "spread": spread, "seeds": len(group)}
+
+
 def main() -> None:
-    """Measure all cases, sizes and projections."""
+    """Measure all models, projections and sizes."""
     torch.set_num_threads(1)
-    rows = []
-    for case in cases():
-        truth, coverage = exact(case), coverage_of(case)
-        for size_bytes in BYTES:
-            for method in METHODS:
-                rows += measured(case, method, coverage, truth, size_bytes)
-                print(f"{case.name}: {method} in {size_bytes} bytes done", flush=True)
-    keep("fidelity", "python -m benchmarks fidelity", rows, splits=SIZES, sample=SAMPLE, selected=SELECTED)
+    known = [method for method in PROJECTIONS if method.partition("+")[0] in METHODS]
+    rows: list[dict[str, Any]] = []
+    with threadpool_limits(1):
+        for seed in SEEDS:
+            for case in cases(seed):
+                rows += all_of(case, known, seed)
+                print(f"{case.name}, seed {seed}: done", flush=True)
+    made = sorted(over_seeds(rows), key=lambda row: (row["model"], row["bytes"], row["dtype"]))
+    settings: dict[str, Any] = {**SIZES, "sample": SAMPLE, "selected": SELECTED, "seeds": SEEDS}
+    keep("fidelity", "python -m benchmarks fidelity", made, by="model", **settings)
+
+
+def all_of(case: Case, methods: Sequence[str], seed: int) -> Iterator[dict[str, Any]]:
+    """All rows of a model."""
+    truth, coverage = exact(unseen(case)), coverage_of(case)
+    for method in methods:
+        for dimension in filter(partial(sensible, method), DIMENSIONS):
+            yield from measured(case, coverage, truth, method, dimension, seed)
 
 
 if __name__ == "__main__":

@@ -1,39 +1,92 @@
-"""How benchmarks print and keep what they measured: Markdown for people, JSON with the machine and versions."""
+"""How benchmarks print and keep what they measured: Markdown for people, JSON with the machine and versions.
+
+Figures of a busy machine are printed, not kept: where other processes took more than `OTHERS_AT_MOST` of a core on
+average since this module was imported, the files go to the system's folder for temporary ones.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import platform
+import tempfile
+import time
 from collections.abc import Sequence
 from importlib.metadata import version
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
+OTHERS_AT_MOST = 0.25
+BYTES_PER_MIB = 2**20
+
+Row = dict[str, Any]
 
 
-def keep(name: str, command: str, rows: Sequence[dict[str, Any]], **notes: Any) -> None:
-    """Print rows as a Markdown table and write them to `results/<name>.json` and `.md`."""
-    RESULTS.mkdir(exist_ok=True)
+def spent() -> tuple[float, float | None]:
+    """Seconds of the clock, and of CPU time that all other processes took, where the system tells (Linux)."""
+    try:
+        line = Path("/proc/stat").read_text(encoding="ascii").splitlines()[0]
+    except OSError:
+        return time.monotonic(), None
+    user, nice, system = (int(ticks) / os.sysconf("SC_CLK_TCK") for ticks in line.split()[1:4])
+    return time.monotonic(), user + nice + system - sum(os.times()[:4])  # own time, and of children that have ended
+
+
+STARTED = spent()
+
+
+def others(before: tuple[float, float | None], now: tuple[float, float | None]) -> float:
+    """How many cores other processes kept busy between two calls of `spent`; 0 where the system does not tell."""
+    if before[1] is None or now[1] is None:
+        return 0.0
+    return (now[1] - before[1]) / max(now[0] - before[0], 1e-9)
+
+
+def keep(name: str, command: str, rows: Sequence[Row], by: str | None = None, **notes: Any) -> None:
+    """Print rows as a Markdown table, or as one for each value of column `by`, and write them to `results/<name>.*`."""
     made = {
         "command": command,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "libraries": {library: version(library) for library in ("torch", "numpy")},
         **notes,
     }
-    (RESULTS / f"{name}.json").write_text(json.dumps({**made, "rows": list(rows)}, indent=1) + "\n", encoding="utf-8")
-    text = f"`{command}`\n\n{markdown(rows)}\n"
-    (RESULTS / f"{name}.md").write_text(text, encoding="utf-8")
+    text = f"`{command}`\n\n{grouped(rows, by) if by else markdown(rows)}\n"
+    busy = others(STARTED, spent())
+    directory = RESULTS if busy <= OTHERS_AT_MOST else Path(tempfile.mkdtemp(prefix="benchmarks-"))
+    directory.mkdir(exist_ok=True)
+    record = json.dumps({**made, "rows": list(rows)}, indent=1)
+    (directory / f"{name}.json").write_text(record + "\n", encoding="utf-8")
+    (directory / f"{name}.md").write_text(text, encoding="utf-8")
     print(text)
+    if directory != RESULTS:
+        print(f"not kept, since other processes took {busy:.2f} cores meanwhile: {directory}/{name}.md")
 
 
-def markdown(rows: Sequence[dict[str, Any]]) -> str:
-    """Rows of equal keys as a Markdown table."""
+def grouped(rows: Sequence[Row], by: str) -> str:
+    """A table for each run of rows with the same value of column `by`, under that value."""
+    parts = [(value, list(group)) for value, group in groupby(rows, lambda row: row[by])]
+    return "\n\n".join(f"### {value}\n\n{markdown([_without(row, by) for row in group])}" for value, group in parts)
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """Rows of equal keys as a Markdown table; a column of bytes is shown in MiB."""
     names = list(rows[0])
-    lines = [names, ["---"] * len(names), *([_cell(row[name]) for name in names] for row in rows)]
+    heads = [name.replace("_bytes", " MiB") for name in names]
+    lines = [heads, ["---"] * len(names), *([_cell(name, row[name]) for name in names] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _cell(value: Any) -> str:
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
+def _without(row: Row, name: str) -> Row:
+    return {key: value for key, value in row.items() if key != name}
+
+
+def _cell(name: str, value: Any) -> str:
+    if value is None:
+        return "-"
+    if name.endswith("_bytes"):
+        return f"{value / BYTES_PER_MIB:.1f}"
+    if isinstance(value, float):
+        return f"{value:.3f}" if abs(value) < 100 else f"{value:.0f}"
+    return str(value).replace("|", "\\|").replace("\n", " ")

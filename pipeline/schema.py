@@ -114,6 +114,13 @@ class ComputeSection(Section):
     """How a job computes."""
 
     threads: Count
+    memory_mb: Count
+    device: Literal["auto", "cpu", "cuda", "mps"]
+    precision: Literal["auto", "float32", "bfloat16"]
+
+    def plain(self) -> dict[str, Any]:
+        """As plain values without `memory_mb`: it decides on batches, and with them on no result."""
+        return {key: value for key, value in super().plain().items() if key != "memory_mb"}
 
 
 class FlattenSection(Section):
@@ -148,7 +155,9 @@ class SharpnessSection(Section):
 class ProjectionSection(Section):
     """The map from a gradient to K numbers."""
 
-    method: Literal["sjlt", "dmin", "rademacher", "kronecker", "eigenbasis", "identity"]
+    method: Literal[
+        "sjlt", "dmin", "rademacher", "tensorsketch", "kronecker", "kronecker_pca", "eigenbasis", "identity"
+    ]
     dimension: Count
     sample_rows: Count
     basis: Count
@@ -160,7 +169,8 @@ class GradientsSection(Section):
 
     engine: Literal["auto", "hooks", "functional"]
     codec: Literal["int8", "bf16", "float32"]
-    batch_rows: Count
+    batch_rows: Selection
+    norms: Literal["exact", "estimated"]
     include: list[str]
     exclude: list[str]
 

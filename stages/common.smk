@@ -55,6 +55,12 @@ except InputError as error:
     raise SystemExit(error.exit_code)
 
 
+# What jobs that capture gradients may plan with, and what is reserved for them: beside the plan, the interpreter and its
+# libraries, two processes of Snakemake itself (270 MB), and the task's rows. Not a param: no result depends on it.
+MEMORY_MB = CONFIG.compute.memory_mb
+CAPTURE_MB = MEMORY_MB + 2000
+
+
 wildcard_constraints:
     checkpoint="trained|flat",
     split="train|validation|query",

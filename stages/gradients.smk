@@ -11,11 +11,11 @@ rule gradients:
         "benchmarks/gradients/{checkpoint}/{split}/{shard}.tsv"
     threads: CONFIG.compute.threads
     resources:
-        mem_mb=4000,
+        mem_mb=CAPTURE_MB,
     params:
         config=sections("gradients"),
         code=code("gradients"),
         rows=rows,
     shell:
         "lowland stage gradients --checkpoint {wildcards.checkpoint} --split {wildcards.split}"
-        " --shard {wildcards.shard} --config {params.config:q} 2>&1 | tee {log:q}"
+        " --shard {wildcards.shard} --memory-mb {MEMORY_MB} --config {params.config:q} 2>&1 | tee {log:q}"

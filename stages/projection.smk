@@ -11,9 +11,10 @@ rule projection:
         "benchmarks/projection/{checkpoint}.tsv"
     threads: CONFIG.compute.threads
     resources:
-        mem_mb=4000,
+        mem_mb=CAPTURE_MB,
     params:
         config=sections("projection"),
         code=code("projection"),
     shell:
-        "lowland stage projection --checkpoint {wildcards.checkpoint} --config {params.config:q} 2>&1 | tee {log:q}"
+        "lowland stage projection --checkpoint {wildcards.checkpoint} --memory-mb {MEMORY_MB}"
+        " --config {params.config:q} 2>&1 | tee {log:q}"

@@ -15,14 +15,17 @@ CURVATURE_ROWS = {"trained": "train", "flat": "validation"}
 
 
 def decoded(run: Path, checkpoint: str, split: str) -> np.ndarray:
-    """[n, K] float64: code x row scale x column scale (int8)."""
+    """[n, K] float64: code x column scale x row scale 2^(-e/8) (int8), e for each 32 coordinates."""
     scale = zarr.open_group(str(run / f"results/projection/{checkpoint}.zarr"), mode="r")["column_scale"][:]
     parts = []
     for shard in sorted((run / f"results/gradients/{checkpoint}/{split}").glob("*.zarr")):
         group = zarr.open_group(str(shard), mode="r")
         assert group["codes"].dtype == np.int8
         # What a code stands for is defined in float32, in this order.
-        values = group["codes"][:].astype(np.float32) * group["row_scale"][:][:, None] * scale
+        steps = group["row_scale"][:][:, None] * (2.0 ** (-group["block_scale"][:].astype(float) / 8)).astype(
+            np.float32
+        )
+        values = group["codes"][:].astype(np.float32) * scale * np.repeat(steps, 32, axis=1)[:, : len(scale)]
         parts.append(values.astype(np.float64))
     return np.concatenate(parts)
 

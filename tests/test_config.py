@@ -146,7 +146,7 @@ def test_a_stage_gets_its_sections_and_nothing_else():
     config = settings.load()
     for stage, names in settings.STAGES.items():
         assert tuple(sections(config, stage)) == names
-    assert sections(config, "vectors") == {"compute": {"threads": 1}}
+    assert sections(config, "vectors") == {"compute": {"threads": 1, "device": "auto", "precision": "auto"}}
 
 
 def test_only_prepare_depends_on_what_says_which_rows_there_are():

@@ -40,7 +40,8 @@ WHERE = {
 @click.option("--split", type=click.Choice(settings.SPLITS))
 @click.option("--shard", help="Name of a shard, such as 00000.")
 @click.option("--metric", type=click.Choice(["inner", "cosine"]))
-def stage(name: str, config_json: str, whole: str | None, **where: str | None) -> None:
+@click.option("--memory-mb", type=click.IntRange(min=1), help="Memory that captures may take. [default: the config's]")
+def stage(name: str, config_json: str, whole: str | None, memory_mb: int | None, **where: str | None) -> None:
     """Run one STAGE in the current directory, as a rule of the workflow does.
 
     A job's log holds the whole command line: paste it to run the job again. People use `lowland run`.
@@ -54,14 +55,16 @@ def stage(name: str, config_json: str, whole: str | None, **where: str | None) -
     label = "/".join(value for value in (name, *(where[option] for option in WHERE.get(name, ()))) if value)
     try:
         _limit_threads(json.loads(config_json))
-        _run(name, layout, config_json, whole, label, {key: where[key] for key in WHERE.get(name, ())})
+        config = settings.partial(json.loads(config_json), memory_mb)
+        _run(name, layout, config, whole, label, {key: where[key] for key in WHERE.get(name, ())})
     except LowlandError as error:
         _leave_word(layout, label, error)
         raise
 
 
-def _run(name: str, layout: Layout, config_json: str, whole: str | None, label: str, where: dict[str, Any]) -> None:
-    config = settings.partial(json.loads(config_json))
+def _run(
+    name: str, layout: Layout, config: settings.Config, whole: str | None, label: str, where: dict[str, Any]
+) -> None:
     if name != "prepare" or importlib.import_module("pipeline.steps.freshness").is_stale(layout, config):
         module = importlib.import_module(f"pipeline.steps.{name}")
         job = importlib.import_module("pipeline.steps.job").Job(name, layout, config, lambda line: _say(label, line))

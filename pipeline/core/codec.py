@@ -2,18 +2,26 @@
 
 * `float32`: as they are.
 * `bf16`: the upper half of a float32, rounded to nearest even, kept as uint16. Relative error <= 2^-8.
-* `int8`: value = code x row_scale x column_scale. Column scales are fitted once with the projection; they keep
-  coordinates of low energy, which preconditioning amplifies. Row scales keep rows of any norm. Error per coordinate
-  <= row_scale x column_scale / 2.
+* `int8`: value = code x row_scale x 2^(-e/8) x column_scale, with e, a byte, for each block of 32 coordinates of a row.
+  Error per coordinate <= row_scale x 2^(-e/8) x column_scale / 2. K + K/32 + 4 bytes a row.
 
-Gradient norms at a flat minimum span ten orders of magnitude, which is why no encoding is fp16. Letters: n rows, K
-coordinates.
+Column scales, fitted once with the projection, keep coordinates of low energy, which preconditioning amplifies. Row
+scales keep rows of any norm: gradient norms at a flat minimum span ten orders of magnitude, which is why no encoding
+is fp16. Block scales let a block be rounded by its own largest coordinate and not by the row's. Column scales help only
+where low energy has coordinates of its own, so projections turn their codes first (`pipeline.core.projection.turned`).
+
+With all rows in int8 and damping .01, recall@10 of preconditioned inner products against float32 was .98 to .99 on
+gradients of an MLP and a CNN (K 240 to 4096) and on spectra i^-1.5, i^-2 and exponential over six decades, whether on
+the coordinates or turned at random; without turn and block scales it was .91 on the worst of these. bf16: .99.
+
+Letters: n rows, K coordinates, b blocks.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,8 +31,29 @@ Array = np.ndarray[Any, Any]
 
 ENCODINGS = ("int8", "bf16", "float32")
 LEVELS = 127
+BLOCK = 32
+BLOCK_STEPS = (2.0 ** (-np.arange(256) / 8)).astype(np.float32)
+"""2^(-e/8) for each e."""
 SCALE_FLOOR = 0.01
 """Least column scale as a share of their mean: a coordinate that the sample never used must not dwarf the others."""
+
+
+class Encoded(NamedTuple):
+    """Rows as they are stored; leading dimensions [...] as those of the rows.
+
+    Attributes:
+        codes: [..., K] int8, uint16 (bf16) or float32.
+        row_scale: [...] float32; ones but for int8.
+        block_scale: e of each block, [..., b] uint8; b = 0 but for int8.
+    """
+
+    codes: Array
+    row_scale: Array
+    block_scale: Array
+
+    def columns(self) -> dict[str, Array]:
+        """What a store keeps: name to array, without block scales where there are none."""
+        return {name: values for name, values in self._asdict().items() if name != "block_scale" or values.shape[-1]}
 
 
 @dataclass(frozen=True)
@@ -34,41 +63,61 @@ class Codec:
     encoding: str
     column_scale: Array
 
-    def encode(self, rows: Array) -> tuple[Array, Array]:
-        """Rows [n, K] float32 to stored values [n, K] and row scales [n] float32.
+    def encode(self, rows: Array) -> Encoded:
+        """Rows [..., K] float32 as stored.
 
         Raises:
             LowlandError: int8 was asked to keep a row that is not finite.
         """
         rows = np.asarray(rows, np.float32)
-        ones = np.ones(len(rows), np.float32)
-        if self.encoding == "float32":
-            return rows, ones
-        if self.encoding == "bf16":
-            return to_bf16(rows), ones
-        scaled = rows / self.column_scale
-        row_scale = (np.abs(scaled).max(1, initial=0) / LEVELS).astype(np.float32)
-        if not np.isfinite(row_scale).all():
-            wrong = np.nonzero(~np.isfinite(row_scale))[0]
-            raise LowlandError(
-                f"expected finite rows to encode as int8, got others at {wrong[:5].tolist()}; flag and zero them"
-            )
-        # A subnormal scale would lose digits, a zero one divides by zero: such rows are zero in float32 anyway.
-        safe = np.where(row_scale < np.finfo(np.float32).tiny, np.float32(np.inf), row_scale)
-        values = np.clip(np.rint(scaled / safe[:, None]), -LEVELS, LEVELS).astype(np.int8)
-        return values, np.where(np.isinf(safe), np.float32(0), row_scale)
+        if self.encoding == "int8":
+            flat = self._to_int8(rows.reshape(-1, rows.shape[-1]))
+            return Encoded(*(part.reshape(*rows.shape[:-1], *part.shape[1:]) for part in flat))
+        ones, none = np.ones(rows.shape[:-1], np.float32), np.zeros((*rows.shape[:-1], 0), np.uint8)
+        return Encoded(to_bf16(rows) if self.encoding == "bf16" else rows, ones, none)
 
-    def decode(self, values: Array, row_scale: Array) -> Array:
-        """Stored values [n, K] and row scales [n] to rows [n, K] float32."""
+    def decode(self, stored: Encoded) -> Array:
+        """What is stored as rows [..., K] float32. Block scales of other encodings than int8 are not looked at."""
         if self.encoding == "float32":
-            return np.asarray(values, np.float32)
+            return np.asarray(stored.codes, np.float32)
         if self.encoding == "bf16":
-            return from_bf16(values)
-        return values.astype(np.float32) * row_scale[:, None] * self.column_scale
+            return from_bf16(stored.codes)
+        steps = stored.row_scale[..., None] * BLOCK_STEPS[stored.block_scale]
+        rows = stored.codes * self.column_scale
+        whole = rows.shape[-1] // BLOCK * BLOCK
+        blocks = rows[..., :whole].reshape(*rows.shape[:-1], whole // BLOCK, BLOCK)
+        blocks *= steps[..., : whole // BLOCK, None]
+        rows[..., whole:] *= steps[..., whole // BLOCK :]
+        return rows
 
     def round_trip(self, rows: Array) -> Array:
-        """What a reader of the store sees of these rows, [n, K] float32."""
-        return self.decode(*self.encode(rows))
+        """What a reader of the store sees of these rows, [..., K] float32."""
+        return self.decode(self.encode(rows))
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a stored row, scales and all."""
+        return sum(part.nbytes for part in self.encode(np.zeros((1, len(self.column_scale)), np.float32)))
+
+    def _to_int8(self, rows: Array) -> Encoded:
+        """In blocks [n, b, 32], the last one filled up with zeros."""
+        count, dimension = rows.shape
+        blocks = -(-dimension // BLOCK)
+        scaled = np.zeros((count, blocks, BLOCK), np.float32)
+        flat = scaled.reshape(count, blocks * BLOCK)[:, :dimension]
+        with np.errstate(over="ignore"):  # infinity is refused below
+            np.multiply(rows, self._inverse_scale, out=flat)
+        peaks = np.maximum.reduceat(np.abs(flat), np.arange(0, dimension, BLOCK), axis=1)
+        row_scale = _row_scale(peaks)
+        exponents = _exponents(peaks, row_scale)
+        # A row without a scale is zero, whatever its codes are multiplied with.
+        steps = np.where(row_scale > 0, row_scale, np.float32(np.inf))[:, None] * BLOCK_STEPS[exponents]
+        scaled *= (1 / steps)[:, :, None]
+        return Encoded(np.rint(flat, out=flat).astype(np.int8), row_scale, exponents)
+
+    @cached_property
+    def _inverse_scale(self) -> Array:
+        return (1 / self.column_scale).astype(np.float32)
 
 
 def fit_codec(encoding: str, rows: Array) -> Codec:
@@ -77,25 +126,59 @@ def fit_codec(encoding: str, rows: Array) -> Codec:
     Column scale j is the root mean square of coordinate j over rows brought to unit length, so that neither rows of
     large norm nor coordinates of large energy decide for the others.
     """
-    dimension = rows.shape[1]
-    if encoding != "int8":
-        return Codec(encoding, np.ones(dimension, np.float32))
+    units = _units(rows)
+    if encoding != "int8" or not len(units):
+        return Codec(encoding, np.ones(rows.shape[1], np.float32))
+    scale = np.sqrt(np.mean(units**2, axis=0))
+    return Codec(encoding, np.maximum(scale, SCALE_FLOOR * scale.mean()).astype(np.float32))
+
+
+def _units(rows: Array) -> Array:
+    """Those rows that have a direction, at unit length, float64."""
     norms = np.linalg.norm(rows.astype(np.float64), axis=1)
     usable = np.isfinite(norms) & (norms > 0)
-    units = rows[usable] / norms[usable, None]
-    scale = np.sqrt(np.mean(units**2, axis=0)) if len(units) else np.ones(dimension)
-    return Codec(encoding, np.maximum(scale, SCALE_FLOOR * scale.mean()).astype(np.float32))
+    units: Array = rows[usable] / norms[usable, None]
+    return units
+
+
+def _row_scale(peaks: Array) -> Array:
+    """Row scales [n] from the largest magnitudes of the blocks, [n, b]."""
+    scale = (peaks.max(1, initial=0) / np.float32(LEVELS)).astype(np.float32)
+    if not np.isfinite(scale).all():
+        wrong = np.nonzero(~np.isfinite(scale))[0]
+        raise LowlandError(
+            f"expected finite rows to encode as int8, got others at {wrong[:5].tolist()}; flag and zero them"
+        )
+    # A subnormal scale would lose digits, a zero one divides by zero: such rows are zero in float32 anyway.
+    return np.where(scale < np.finfo(np.float32).tiny, np.float32(0), scale)
+
+
+def _exponents(peaks: Array, row_scale: Array) -> Array:
+    """The e of each block, [n, b] uint8: the largest that its largest magnitude allows, with no subnormal step."""
+    tiny = np.finfo(np.float32).tiny
+    least = np.maximum(peaks / np.float32(LEVELS), tiny)
+    # A hair more, so that what was decoded, whose blocks stand just on a step, is encoded as it was.
+    exponents = np.floor(8 * np.log2(np.maximum(row_scale, tiny)[:, None] / least) + 1e-4)
+    return np.clip(exponents, 0, len(BLOCK_STEPS) - 1).astype(np.uint8)
 
 
 def to_bf16(rows: Array) -> Array:
     """float32 to bfloat16 as uint16, rounded to nearest even; infinities and NaN keep their kind."""
     bits = np.ascontiguousarray(rows, np.float32).view(np.uint32)
-    rounded = (bits + (((bits >> 16) & 1) + np.uint32(0x7FFF))) >> 16
-    return np.where(
-        np.isfinite(rows), rounded, (bits >> 16) | np.where(np.isnan(rows), np.uint32(0x40), np.uint32(0))
-    ).astype(np.uint16)
+    rounded = bits >> 16
+    rounded &= 1
+    rounded += np.uint32(0x7FFF)
+    rounded += bits  # a NaN may wrap around; it is mended below
+    values = (rounded >> 16).astype(np.uint16)
+    other = (bits & np.uint32(0x7F800000)) == np.uint32(0x7F800000)
+    if other.any():
+        kept = bits[other] >> 16
+        values[other] = np.where(np.isnan(rows[other]), kept | np.uint32(0x40), kept)
+    return values
 
 
 def from_bf16(values: Array) -> Array:
     """bfloat16 as uint16 to float32, exactly."""
-    return (values.astype(np.uint32) << 16).view(np.float32)
+    bits = values.astype(np.uint32)
+    bits <<= 16
+    return bits.view(np.float32)

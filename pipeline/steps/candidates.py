@@ -16,8 +16,9 @@ from pipeline.config import Config
 from pipeline.core.codec import Codec
 from pipeline.provenance import digest_bytes
 from pipeline.shards import Plan
-from pipeline.steps.capture import Capturer, plan_rows, set_up_fitted, shard_identity
+from pipeline.steps.capture import Capturer, device_of, plan_rows, set_up_fitted, shard_identity
 from pipeline.steps.job import Job
+from pipeline.steps.memory import candidate_rows, plan_of
 from pipeline.steps.stores import FINITE, NOT_FINITE, open_arrays
 from pipeline.steps.tasks import task_of, use_threads
 from pipeline.storage.arrays import ArrayWriter
@@ -26,6 +27,10 @@ from pipeline.tasks.base import Batch
 from pipeline.tasks.checks import row_set
 
 Array = np.ndarray[Any, Any]
+
+
+LABEL_COLUMNS = {"loss": np.float64, "label": np.int32, "weight": np.float32}
+"""What is stored of a label beside its code, [n, L] each."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +59,11 @@ def run(job: Job, checkpoint: str, split: str, shard: str) -> None:
         "labels": ["sampled", job.config.candidates.sampled_labels, job.config.seed] if sampled else "all",
     }
     store = job.layout.candidates(checkpoint, split, shard)
-    with job.writing(store, "candidates", identity) as (path, _), ArrayWriter(path) as writer:
-        _write(job, writer, capturer, codec, split, chosen, sampled)
+    labels = job.config.candidates.sampled_labels if sampled else len(plan.classes)
+    size = candidate_rows(job, plan_of(projection), labels, codec)
+    with job.writing(store, "candidates", identity) as (path, record), ArrayWriter(path) as writer:
+        _write(job, writer, capturer, codec, split, chosen, sampled, size)
+        record["batch_rows"] = size
 
 
 def relabels(checkpoint: str, split: str) -> bool:
@@ -83,15 +91,15 @@ def _chosen(job: Job, plan: Plan, checkpoint: str, split: str, positions: range)
 
 
 def _write(
-    job: Job, writer: ArrayWriter, capturer: Capturer, codec: Codec, split: str, chosen: list[int], sampled: bool
-) -> None:
-    dataset = row_set(capturer.task, split)
+    job: Job, writer: ArrayWriter, capturer: Capturer, codec: Codec, split: str, chosen: list[int], sampled: bool,
+    size: int,
+) -> None:  # fmt: skip
+    dataset = row_set(capturer.task, split, device_of(capturer.model))
     _, hash_arrays = open_arrays(job.layout.hashes, "rows")
     hashes = hash_arrays.read(split)
     progress = job.progress(f"{split} candidates", len(chosen))
-    step = job.config.gradients.batch_rows
-    for start in range(0, len(chosen), step):
-        picked = chosen[start : start + step]
+    for start in range(0, len(chosen), size):
+        picked = chosen[start : start + size]
         batch = dataset.batch(picked)
         probabilities = _probabilities(capturer, batch)
         if sampled:
@@ -108,19 +116,16 @@ def _write(
 
 def _columns(capturer: Capturer, codec: Codec, batch: Batch, labels: Labels) -> dict[str, Array]:
     """Codes and what goes with them for all labels of a batch."""
-    rows, count = labels.classes.shape
-    codes, scales, losses, flags = [], [], [], np.full(rows, FINITE, np.uint8)
+    (rows, count), device = labels.classes.shape, device_of(capturer.model)
+    stored, losses, flags = [], [], np.full(rows, FINITE, np.uint8)
     for i in range(count):
-        relabelled = capturer.task.relabel(batch, torch.from_numpy(labels.classes[:, i].copy()))
+        relabelled = capturer.task.relabel(batch, torch.from_numpy(labels.classes[:, i].copy()).to(device))
         captured = capturer.capture(relabelled, rows)
-        values, scale = codec.encode(captured.codes)
-        codes.append(values)
-        scales.append(scale)
+        stored.append(codec.encode(captured.codes).columns())
         losses.append(captured.losses)
         flags = np.where(captured.flags == FINITE, flags, NOT_FINITE).astype(np.uint8)
     return {
-        "codes": np.stack(codes, 1),
-        "row_scale": np.stack(scales, 1),
+        **{name: np.stack([columns[name] for columns in stored], 1) for name in stored[0]},
         "loss": np.stack(losses, 1),
         "label": labels.classes.astype(np.int32),
         "weight": labels.weights.astype(np.float32),
@@ -131,7 +136,7 @@ def _columns(capturer: Capturer, codec: Codec, batch: Batch, labels: Labels) -> 
 def _probabilities(capturer: Capturer, batch: Batch) -> Array:
     with torch.no_grad():
         logits = capturer.task.logits(capturer.model, batch)
-    return torch.softmax(logits.double(), 1).numpy()
+    return torch.softmax(logits.cpu().double(), 1).numpy()
 
 
 def _sample(probabilities: Array, hashes: Array, count: int, seed: int) -> Labels:
@@ -145,10 +150,9 @@ def _sample(probabilities: Array, hashes: Array, count: int, seed: int) -> Label
 
 def _write_empty(writer: ArrayWriter, codec: Codec) -> None:
     """The arrays of a shard that has no suspects."""
-    dimension = len(codec.column_scale)
-    empty = codec.encode(np.zeros((0, dimension), np.float32))[0].dtype
-    writer.append("codes", np.zeros((0, 1, dimension), empty), total=0)
-    for name, dtype in (("row_scale", np.float32), ("loss", np.float64), ("label", np.int32), ("weight", np.float32)):
-        writer.append(name, np.zeros((0, 1), dtype), total=0)
+    empty = codec.encode(np.zeros((0, 1, len(codec.column_scale)), np.float32)).columns()
+    empty |= {name: np.zeros((0, 1), dtype) for name, dtype in LABEL_COLUMNS.items()}
+    for name, values in empty.items():
+        writer.append(name, values, total=0)
     writer.append("flag", np.zeros(0, np.uint8), total=0)
     writer.append("position", np.zeros(0, np.int64), total=0)

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline.config import Config
 from pipeline.core.capture.cover import Coverage, cover
 from pipeline.core.codec import Codec
-from pipeline.core.projection import Projection, Shapes, make
+from pipeline.core.device import chosen, in_precision
+from pipeline.core.projection import Norms, Projection, Shapes, make
 from pipeline.errors import InputError, LowlandError
 from pipeline.shards import Plan
 from pipeline.steps.job import Job
@@ -31,10 +32,19 @@ PROBED_ROWS = 16
 
 @dataclass(frozen=True)
 class Captured:
-    """What B rows gave: codes [B, K] float32, squared norms of the full gradients, losses, flags, each [B]."""
+    """What B rows gave.
+
+    Attributes:
+        codes: [B, K] float32.
+        squared_norms: of the full gradients, [B] float64: exact or unbiased estimates.
+        norm_errors: standard errors of the norms (not squared), or more, [B] float64; zero where exact.
+        losses: nats, [B] float64.
+        flags: [B] uint8.
+    """
 
     codes: Array
     squared_norms: Array
+    norm_errors: Array
     losses: Array
     flags: Array
 
@@ -48,31 +58,39 @@ class Capturer:
     coverage: Coverage
     projection: Projection
     left_out: list[str]
+    norms: Norms
 
     def capture(self, batch: Any, rows: int) -> Captured:
         """The codes of a batch of `rows` rows; rows that are not finite are zero and flagged."""
-        sketch = self.projection.sketch(rows, dtype=dtype_of(self.model), device=torch.device("cpu"))
-        losses = self.coverage.engine.capture(batch, sketch).double().numpy()
-        codes, norms = sketch.codes().float().numpy(), sketch.squared_norms().double().numpy()
+        sketch = self.projection.sketch(rows, dtype_of(self.model), device_of(self.model), self.norms)
+        losses = _array(self.coverage.engine.capture(batch, sketch))
+        codes, norms = sketch.codes().float().cpu().numpy(), _array(sketch.squared_norms())
         finite = np.isfinite(losses) & np.isfinite(norms) & np.isfinite(codes).all(1)
-        codes = np.where(finite[:, None], codes, np.float32(0))
-        return Captured(
-            codes, np.where(finite, norms, 0.0), losses, np.where(finite, FINITE, NOT_FINITE).astype(np.uint8)
-        )
+        codes, norms = np.where(finite[:, None], codes, np.float32(0)), np.where(finite, norms, 0.0)
+        # d |g| = d |g|^2 / (2 |g|); where nothing is left of the norm, its error is that of the root.
+        spread = np.where(finite, _array(sketch.squared_norm_errors()), 0.0)
+        errors = np.minimum(np.sqrt(spread), spread / np.maximum(2 * np.sqrt(norms), np.finfo(np.float64).tiny))
+        return Captured(codes, norms, errors, losses, np.where(finite, FINITE, NOT_FINITE).astype(np.uint8))
+
+
+def _array(values: Tensor) -> Array:
+    return values.cpu().double().numpy()
 
 
 def set_up(task: Task, layout: Layout, config: Config, checkpoint: str,
            project: Callable[[nn.Module, Coverage, Shapes], Projection]) -> Capturer:  # fmt: skip
     """Model and engine at a checkpoint, and the projection that `project` makes for them."""
-    model = model_at(task, layout, checkpoint)
+    device = chosen(config.compute.device)
+    model = model_at(task, layout, checkpoint, device)
     shapes, left_out = attributed(model, config.gradients.include, config.gradients.exclude)
-    coverage = cover(model, task.loss, tuple(shapes), _probe(task, model), config.gradients.engine)
-    return Capturer(task, model, coverage, project(model, coverage, shapes), left_out)
+    loss = in_precision(task.loss, device, config.compute.precision)
+    coverage = cover(model, loss, tuple(shapes), _probe(task, model), config.gradients.engine)
+    return Capturer(task, model, coverage, project(model, coverage, shapes), left_out, config.gradients.norms)
 
 
 def _probe(task: Task, model: nn.Module) -> Any:
     """Two of the first train rows, with finite losses where there are any: rows that are not finite prove nothing."""
-    rows = row_set(task, "train")
+    rows = row_set(task, "train", device_of(model))
     first = list(range(min(PROBED_ROWS, len(rows))))
     with torch.no_grad():
         losses = task.loss(model, rows.batch(first))
@@ -89,6 +107,25 @@ def set_up_fitted(task: Task, layout: Layout, config: Config, checkpoint: str) -
     capturer = set_up(task, layout, config, checkpoint,
                       lambda _, __, shapes: make(method, shapes, dimension, seed, state))  # fmt: skip
     return capturer, Codec(config.gradients.codec, arrays.read("column_scale")), manifest
+
+
+def stored_columns(codec: Codec, captured: Captured) -> dict[str, Array]:
+    """The columns of a gradient store for a captured batch, [B, ...] each; see `pipeline.steps.gradients`."""
+    stored = codec.encode(captured.codes)
+    decoded = codec.decode(stored)
+    return {
+        **stored.columns(),
+        "norm_code": np.sqrt(np.einsum("nk,nk->n", decoded, decoded, dtype=np.float64)),
+        "norm_full": np.sqrt(captured.squared_norms),
+        "norm_full_error": captured.norm_errors,
+        "loss": captured.losses,
+        "flag": captured.flags,
+    }
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model is."""
+    return next(model.parameters()).device
 
 
 def dtype_of(model: nn.Module) -> torch.dtype:

@@ -9,6 +9,7 @@ import numpy as np
 from torch import nn
 
 from pipeline.config import FlattenSection
+from pipeline.core.device import chosen
 from pipeline.core.minimum import Divergence, Progress, Settings, descend
 from pipeline.core.rows import Part, mean_loss
 from pipeline.core.sharpness import filter_noise_rise, sam_rise, top_eigenvalue
@@ -46,8 +47,9 @@ def run(job: Job) -> None:
     """Write `checkpoints/flat.safetensors`; its record holds history, choice and sharpness."""
     use_threads(job.config)
     task, section = task_of(job.config, job.plan()), job.config.flatten
-    rows = row_set(task, "validation")
-    model = model_at(task, job.layout, "trained")
+    device = chosen(job.config.compute.device)
+    rows = row_set(task, "validation", device)
+    model = model_at(task, job.layout, "trained", rows.device)
     _check_finite(mean_loss(model, task.loss, rows, MEASURED_ROWS))
     model, before, choice, settings, history = _flattened(job, task, rows)
     after = _sharpness(job, task, model, rows)
@@ -93,7 +95,7 @@ def _flattened(
                 job.say(f"{choice.verdict}; trying again with learning rate {rate:g}")
                 continue
             settings = _settings(job, choice.strength if choice else _given(job.config.flatten), rate)
-            model = model_at(task, job.layout, "trained")
+            model = model_at(task, job.layout, "trained", rows.device)
             before = _sharpness(job, task, model, rows)
             return model, before, choice, settings, _descend(job, task, model, rows, settings)
         except Divergence as error:
@@ -145,7 +147,7 @@ def _choose(job: Job, task: Task, rows: RowSet, learning_rate: float) -> Choice 
     def report(_: ChoiceProgress) -> None:
         progress.add()
 
-    start = partial(model_at, task, job.layout, "trained")
+    start = partial(model_at, task, job.layout, "trained", rows.device)
     run = choose(
         start, task.loss, rows, _settings(job, candidates[0], learning_rate), candidates, folds, section.held_out
     )

@@ -6,15 +6,21 @@ never again: appended rows are mapped as the first ones were.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import nn
 
 from pipeline.core.capture.cover import Coverage
 from pipeline.core.codec import fit_codec
-from pipeline.core.projection import FITTED, Fitter, Projection, Settings, Shapes, fitter
+from pipeline.core.device import chosen as chosen_device
+from pipeline.core.memory import MAPPED, Growing, Watch
+from pipeline.core.memory import Plan as MemoryPlan
+from pipeline.core.projection import FITTED, Fitter, Projection, Settings, Shapes, fitter, turned
 from pipeline.shards import sample
-from pipeline.steps.capture import Capturer, dtype_of, set_up
+from pipeline.steps import memory
+from pipeline.steps.capture import Capturer, device_of, dtype_of, set_up
 from pipeline.steps.job import Job
 from pipeline.steps.stores import FINITE, open_arrays
 from pipeline.steps.tasks import derive, task_of, use_threads
@@ -22,26 +28,30 @@ from pipeline.storage.arrays import write_arrays
 from pipeline.storage.artefact import read_manifest
 from pipeline.tasks.base import Task
 from pipeline.tasks.checks import row_set
+from pipeline.tasks.rows import RowSet
 
 
 def run(job: Job, checkpoint: str) -> None:
-    """Write `projection/<checkpoint>.zarr`."""
+    """Write `projection/<checkpoint>.zarr`.
+
+    Raises:
+        CapacityError: the model, the fit or the captures that follow are planned to exceed `compute.memory_mb`.
+    """
     use_threads(job.config)
     config, section = job.config, job.config.projection
     task = task_of(config, job.plan())
     seed = derive(config.seed, "projection")
     _, hashes = open_arrays(job.layout.hashes, "rows")
-    rows = [bytes(row) for row in hashes.read("train")]
-    samples = _samples(rows, section.method, section.sample_rows, config.seed)
-    own, others = (_batches(positions, config.gradients.batch_rows) for positions in samples)
-
-    def fit(model: nn.Module, coverage: Coverage, shapes: Shapes) -> Projection:
-        settings = Settings(section.basis, None if section.selected == "auto" else section.selected)
-        work = fitter(section.method, shapes, section.dimension, seed, settings)
-        return _fit(job, work, task, own, dtype_of(model), coverage)
-
-    capturer = set_up(task, job.layout, config, checkpoint, fit)
-    codec = fit_codec(config.gradients.codec, _sample_codes(job, capturer, others))
+    own, others = _samples(
+        [bytes(row) for row in hashes.read("train")], section.method, section.sample_rows, config.seed
+    )
+    capturer, plan = _planned(job, task, checkpoint, seed, own, others)
+    batches = _batches(others, memory.batch_rows(job, plan))
+    codes = _sample_codes(job, capturer, batches)
+    if config.gradients.codec != "float32":  # rounding is what makes the coordinates matter
+        projection, codes = turned(capturer.projection, codes)
+        capturer = replace(capturer, projection=projection)
+    codec = fit_codec(config.gradients.codec, codes)
     for name in capturer.left_out:
         job.say(f"left out: {name} (frozen or excluded)")
     identity = {
@@ -56,6 +66,36 @@ def run(job: Job, checkpoint: str) -> None:
         record["parameters"] = int(sum(np.prod(shape) for shape in capturer.projection.shapes.values()))
         record["engines"] = capturer.coverage.served
         record["left_out"] = capturer.left_out
+        record["memory"] = memory.record_of(plan)
+
+
+def _planned(
+    job: Job, task: Task, checkpoint: str, seed: int, own: list[int], others: list[int]
+) -> tuple[Capturer, MemoryPlan]:
+    """Model and fitted projection, and what later jobs will hold with them; all of it watched."""
+    section = job.config.projection
+    rows = row_set(
+        task, "train", chosen_device(job.config.compute.device)
+    )  # before the watch: rows are the task's own affair
+    peaks = []
+
+    def fit(model: nn.Module, coverage: Coverage, shapes: Shapes) -> Projection:
+        peaks.append(watch.mapped_peak)
+        memory.check(job, "a model that is set up", watch.mapped_peak)
+        settings = Settings(section.basis, None if section.selected == "auto" else section.selected)
+        work = fitter(section.method, shapes, section.dimension, seed, settings)
+        projection = _fit(job, work, rows, own, dtype_of(model), coverage, watch)
+        if section.method not in FITTED:  # then later jobs make it as it was made here
+            peaks.append(watch.mapped_peak)
+        return projection
+
+    with Watch() as watch:
+        capturer = set_up(task, job.layout, job.config, checkpoint, fit)
+        stored = sum(values.nbytes for values in capturer.projection.state().values())
+        setup = max(peaks) + int(
+            2 * MAPPED * stored
+        )  # later jobs read the state first and then put it where it belongs
+        return capturer, memory.measured(job, capturer, watch, setup, rows, others)
 
 
 def _samples(hashes: list[bytes], method: str, count: int, seed: int) -> tuple[list[int], list[int]]:
@@ -77,22 +117,24 @@ def _batches(positions: list[int], size: int) -> list[list[int]]:
 
 
 def _fit(
-    job: Job, work: Fitter, task: Task, batches: list[list[int]], dtype: torch.dtype, coverage: Coverage
+    job: Job, work: Fitter, rows: RowSet, positions: list[int], dtype: torch.dtype, coverage: Coverage, watch: Watch
 ) -> Projection:
-    """The projection, by as many passes over the sample as it wants."""
-    rows = row_set(task, "train")
+    """The projection, by as many passes over the sample as it wants, in batches that grow within the budget."""
+    growing = Growing(watch, memory.budget_bytes(job), memory.most_rows(job))
     while not work.done:
-        progress = job.progress("fitting the projection", sum(map(len, batches)))
-        for chosen in batches:
-            with work.batch(len(chosen), dtype) as sink:
+        progress = job.progress("fitting the projection", len(positions))
+        for chosen in growing.cut(positions):
+            with work.batch(len(chosen), dtype, rows.device) as sink:
                 coverage.engine.capture(rows.batch(chosen), sink)
+            if len(chosen) == 1:
+                memory.check(job, "one row at a time to fit the projection", watch.peak)
             progress.add(len(chosen))
         work.end_pass()
     return work.projection()
 
 
 def _sample_codes(job: Job, capturer: Capturer, batches: list[list[int]]) -> np.ndarray:
-    rows = row_set(capturer.task, "train")
+    rows = row_set(capturer.task, "train", device_of(capturer.model))
     progress = job.progress("fitting the codec", sum(map(len, batches)))
     codes = []
     for chosen in batches:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.core.codec import Codec
+from pipeline.core.codec import Codec, Encoded
 from pipeline.errors import StoreError
 from pipeline.shards import Plan
 from pipeline.storage.arrays import Arrays
@@ -52,11 +52,9 @@ class CodeShard:
 
     def codes(self, rows: slice | Array | None = None) -> Array:
         """Decoded codes, float32: [n, K], or [n, C, K] of a shard of candidates."""
-        values, scale = self.arrays.read("codes", rows), self.arrays.read("row_scale", rows)
-        if values.ndim == 2:
-            return self.codec.decode(values, scale)
-        flat = self.codec.decode(values.reshape(-1, values.shape[-1]), scale.reshape(-1))
-        return flat.reshape(values.shape)
+        codes, row_scale = self.arrays.read("codes", rows), self.arrays.read("row_scale", rows)
+        blocks = self.arrays.read("block_scale", rows) if "block_scale" in self.arrays else np.zeros(0, np.uint8)
+        return self.codec.decode(Encoded(codes, row_scale, blocks))
 
     def read(self, name: str, rows: slice | None = None) -> Array:
         """Another array of the shard, whole or some rows."""

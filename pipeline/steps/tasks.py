@@ -19,6 +19,7 @@ from pipeline.storage.layout import Layout
 from pipeline.storage.weights import load_into
 from pipeline.tasks.base import Shown, Task
 from pipeline.tasks.load import load
+from pipeline.tasks.rows import CPU
 
 
 def load_task(section: TaskSection, data: dict[str, Any] | None = None) -> Task:
@@ -73,15 +74,15 @@ def new_model(task: Task) -> nn.Module:
     return model
 
 
-def model_at(task: Task, layout: Layout, checkpoint: str) -> nn.Module:
-    """The task's model with the weights of a checkpoint, in eval mode.
+def model_at(task: Task, layout: Layout, checkpoint: str, device: torch.device = CPU) -> nn.Module:
+    """The task's model with the weights of a checkpoint, in eval mode, on a device.
 
     Raises:
         CheckpointError: the weights do not fit.
     """
     model = new_model(task)
     load_into(model, layout.checkpoint(checkpoint))
-    return model.eval()
+    return model.eval().to(device)
 
 
 def attributed(

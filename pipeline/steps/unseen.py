@@ -9,9 +9,10 @@ import numpy as np
 import torch
 
 from pipeline import config as settings
+from pipeline.core.capture.batches import convert
 from pipeline.errors import DataError, InputError, LowlandError, TaskError
 from pipeline.shards import Plan
-from pipeline.steps.capture import Capturer, set_up_fitted
+from pipeline.steps.capture import Capturer, device_of, set_up_fitted
 from pipeline.steps.query import precondition
 from pipeline.steps.stores import FINITE
 from pipeline.steps.tasks import load_task, use_threads
@@ -56,7 +57,9 @@ def _batch(task: Task, plan: Plan, capturer: Capturer, file: Path, label: str | 
     if not file.is_file():
         raise DataError(f"expected a file at {file}, got nothing there; check the path")
     predicted = label is None and classifies(task)
-    batch = task.collate([_read(task, plan, file, "0" if predicted else label)])
+    device = device_of(capturer.model)
+    row = task.collate([_read(task, plan, file, "0" if predicted else label)])
+    batch = convert(row, lambda tensor: tensor.to(device))
     if not predicted:
         return batch, ""
     with torch.no_grad():

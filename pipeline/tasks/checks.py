@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from pipeline.errors import DataError, InputError, TaskError
 from pipeline.tasks.base import Batch, Task, classifies, trains
 from pipeline.tasks.blame import blame, file_of
-from pipeline.tasks.rows import RowSet
+from pipeline.tasks.rows import CPU, RowSet
 
 PROBE_ROWS = 8  # spread over a split, so that sorted labels are seen too
 
@@ -90,15 +90,15 @@ def check_task(task: Task) -> Facts:
     )
 
 
-def row_set(task: Task, split: str) -> RowSet:
-    """The rows of a split: "train", "validation" or "query".
+def row_set(task: Task, split: str, device: torch.device = CPU) -> RowSet:
+    """The rows of a split, "train", "validation" or "query", in batches on a device.
 
     Raises:
         DataError: the dataset is not map-style.
         TaskError: the task's method failed.
     """
     makers = {"train": task.train_rows, "validation": task.validation_rows, "query": task.query_rows}
-    return RowSet(task, _call(task, f"{split}_rows()", makers[split]), split)
+    return RowSet(task, _call(task, f"{split}_rows()", makers[split]), split, device)
 
 
 def _call(task: Task, what: str, function: Any, *arguments: Any) -> Any:

@@ -8,14 +8,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch.utils.data import IterableDataset
 
+from pipeline.core.capture.batches import convert
 from pipeline.errors import DataError, InputError
 from pipeline.tasks.base import Batch, Row, Task
 from pipeline.tasks.blame import blame, file_of
 from pipeline.tasks.digest import digest
 
 __all__ = ["RowSet", "digest"]
+
+CPU = torch.device("cpu")
 
 
 class RowSet:
@@ -25,11 +29,12 @@ class RowSet:
         task: whose `collate` makes the batches.
         dataset: map-style.
         split: what errors call the rows: "train", "validation" or "query".
+        device: where batches go; rows are where the dataset has them.
     """
 
-    def __init__(self, task: Task, dataset: Any, split: str = "train") -> None:
+    def __init__(self, task: Task, dataset: Any, split: str = "train", device: torch.device = CPU) -> None:
         """Raises DataError for a dataset that has no length or no rows by index."""
-        self.task, self.dataset, self.split = task, dataset, split
+        self.task, self.dataset, self.split, self.device = task, dataset, split, device
         self._length = _length(dataset, split)
         self._files = (file_of(dataset), file_of(task))
 
@@ -71,7 +76,7 @@ class RowSet:
             DataError: rows cannot be put into one batch; a row that fails alone is named.
         """
         try:
-            return self.task.collate(rows)
+            batch = self.task.collate(rows)
         except InputError:
             raise
         except Exception as error:
@@ -80,6 +85,7 @@ class RowSet:
                 f"expected {which} to collate into one batch, got {blame(error, file_of(self.task))}; "
                 "give all rows one form and shape, or write Task.collate"
             ) from error
+        return batch if self.device == CPU else convert(batch, lambda tensor: tensor.to(self.device))
 
     def digest(self, index: int) -> bytes:
         """The 16 bytes that name the content of row `index`.

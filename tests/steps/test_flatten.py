@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -15,6 +17,9 @@ def job(tmp_path):
     values = merge(load().model_dump(by_alias=True), {"flatten": {"strength": 0.2, "watch": False}})
     config = partial(sections(validate(values), "flatten"))
     return Job("flatten", Layout(tmp_path), config, said.append), said
+
+
+ROWS = SimpleNamespace(device=torch.device("cpu"))
 
 
 @pytest.fixture
@@ -38,7 +43,7 @@ def stages(monkeypatch):
 def test_a_descent_that_diverges_is_tried_again_at_a_tenth_of_the_rate_and_this_is_said(job, stages):
     (rates, limit), (made, said) = stages, job
     limit[0] = 0.01
-    *_, settings, history = flatten._flattened(made, None, None)
+    *_, settings, history = flatten._flattened(made, None, ROWS)
     assert rates == pytest.approx([0.02, 0.002]) and settings.learning_rate == pytest.approx(0.002)
     assert history == [[1.0, 0.5]]
     assert len(said) == 1 and "trying again with learning rate 0.002" in said[0]
@@ -48,7 +53,7 @@ def test_two_retries_and_then_the_error(job, stages):
     (rates, limit), (made, _) = stages, job
     limit[0] = 1e-9
     with pytest.raises(Divergence):
-        flatten._flattened(made, None, None)
+        flatten._flattened(made, None, ROWS)
     assert rates == pytest.approx([0.02, 0.002, 0.0002])
 
 
@@ -61,5 +66,5 @@ def test_a_descent_that_makes_the_held_out_loss_worse_is_tried_again_too(job, st
         return Choice(0.2, "given", "worse", (Trial(0.2, (0, 1), losses, 0.0, 0.0, None),), 10, 30)
 
     monkeypatch.setattr(flatten, "_choose", choose)
-    flatten._flattened(made, None, None)
+    flatten._flattened(made, None, ROWS)
     assert rates == pytest.approx([0.002]) and "trying again" in said[0]

@@ -23,9 +23,9 @@ def code_set(directory, rows, sizes, encoding="float32"):
     """Rows in shards of these sizes."""
     codec, shards, start = fit_codec(encoding, rows), [], 0
     for i, size in enumerate(sizes):
-        values, scale = codec.encode(rows[start : start + size])
+        columns = codec.encode(rows[start : start + size]).columns()
         flags = np.array([NOT_FINITE if row in WRONG else FINITE for row in range(start, start + size)], np.uint8)
-        write_arrays(directory / f"{i}.zarr", {"codes": values, "row_scale": scale, "flag": flags})
+        write_arrays(directory / f"{i}.zarr", {**columns, "flag": flags})
         shards.append(CodeShard(directory / f"{i}.zarr", Manifest("gradients", f"{i}.zarr", {}, {}, {}), start, codec))
         start += size
     return CodeSet(tuple(shards), len(rows))

@@ -47,7 +47,7 @@ def stage(layout: Layout, config: Config, name: str, **where: Any) -> None:
     """One stage, with the sections of the configuration that its rule would pass."""
     passed = json.loads(json.dumps(settings.sections(config, name)))
     importlib.import_module(f"pipeline.steps.{name}").run(
-        Job(name, layout, settings.partial(passed), lambda _: None), **where
+        Job(name, layout, settings.partial(passed, config.compute.memory_mb), lambda _: None), **where
     )
 
 

@@ -103,6 +103,34 @@ class Projection(ABC):
 class Sketch(ABC):
     """A sink that adds the gradients of one batch up to codes."""
 
+    @abstractmethod
+    def dense(self, name: str, gradient: Tensor) -> None:
+        """Add the gradient of a parameter, [B, *shape]."""
+
+    @abstractmethod
+    def outer(self, name: str, output: Factor, input: Factor) -> None:
+        """Add the gradient of a matrix parameter as factors, [B, T, O] and [B, T, I]."""
+
+    @abstractmethod
+    def codes(self) -> Tensor:
+        """The compressed gradients, [B, K].
+
+        Raises:
+            LowlandError: a parameter has not arrived.
+        """
+
+    @abstractmethod
+    def squared_norms(self) -> Tensor:
+        """Squared norms of the full gradients, [B], in float64: exact, or unbiased estimates."""
+
+    @abstractmethod
+    def squared_norm_errors(self) -> Tensor:
+        """Standard errors of the squared norms, or more, [B], in float64; zero where they are exact."""
+
+
+class PartSketch(Sketch):
+    """A sketch of parts, one a parameter, each of which has to arrive once."""
+
     def __init__(self, shapes: Shapes, rows: int, device: torch.device | str) -> None:
         """An empty sketch of B = `rows` rows."""
         self._missing = set(shapes)
@@ -111,33 +139,29 @@ class Sketch(ABC):
         self._variances = torch.zeros_like(self._squares)
 
     def dense(self, name: str, gradient: Tensor) -> None:
-        """Add the gradient of a parameter, [B, *shape]."""
+        """See the base."""
         self._arrived(name)
         flat = gradient.reshape(gradient.shape[0], -1)
         self._squares += squares(flat)
         self._add(name, flat)
 
     def outer(self, name: str, output: Factor, input: Factor) -> None:
-        """Add the gradient of a matrix parameter as factors, [B, T, O] and [B, T, I]."""
+        """See the base."""
         self._arrived(name)
         self._add_outer(name, output, input)
 
     def codes(self) -> Tensor:
-        """The compressed gradients, [B, K].
-
-        Raises:
-            LowlandError: a parameter has not arrived.
-        """
+        """See the base."""
         if self._missing:
             raise LowlandError(f"expected every parameter once, got nothing of {', '.join(sorted(self._missing))}")
         return self._codes()
 
     def squared_norms(self) -> Tensor:
-        """Squared norms of the full gradients, [B], in float64: exact, or unbiased estimates."""
+        """See the base."""
         return self._squares
 
     def squared_norm_errors(self) -> Tensor:
-        """Standard errors of the squared norms, or more, [B], in float64; zero where they are exact."""
+        """See the base."""
         return self._variances.sqrt()
 
     def _arrived(self, name: str) -> None:
@@ -159,7 +183,7 @@ class Sketch(ABC):
         """Add a parameter's gradient and its squared norms from factors."""
 
 
-class EntrySketch(Sketch):
+class EntrySketch(PartSketch):
     """A sketch that needs every entry of a gradient; factors are multiplied out a few outputs at a time."""
 
     @abstractmethod

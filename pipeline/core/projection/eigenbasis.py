@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.core.factors import Factor, blocks, gram_is_cheaper, gram_squares, squares
-from pipeline.core.projection.base import Norms, Projection, Shapes, Sketch, State
+from pipeline.core.projection.base import Norms, PartSketch, Projection, Shapes, Sketch, State
 from pipeline.core.projection.kronecker import as_matrix
 from pipeline.core.projection.norms import Probed, gram_is_exact_and_cheap, probed, square_and_variance
 from pipeline.errors import ConfigError
@@ -197,7 +197,7 @@ def rotated_matrix(gradient: Tensor, part: Part) -> Tensor:
     return part.output.T @ (gradient @ part.input)
 
 
-class _EigenbasisSketch(Sketch):
+class _EigenbasisSketch(PartSketch):
     def __init__(self, projection: Eigenbasis, rows: int, place: Place, norms: Norms) -> None:
         super().__init__(projection.shapes, rows, place[1])
         self._fitted = projection.at(place)

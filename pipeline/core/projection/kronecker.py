@@ -4,7 +4,15 @@ A matrix parameter's gradient G = sum_t o_t i_t^T becomes P_o G P_i^T = sum_t (P
 P_i [r_i, I] of entries +-1 / sqrt(r): two small products a position, and G is never formed. r_o = min(r, O) and
 r_i = min(r, I); a side that is not shortened is left as it is. A vector of n numbers becomes min(r, n) numbers
 likewise. Parameters of more dimensions count as [O, the rest]. r is the largest for which all codes together are within
-the dimension asked for; `dimension` is what they come to. Inner products are unbiased, as E[P^T P] = 1.
+the dimension asked for; `dimension` is what they come to.
+
+Inner products are unbiased, as E[P^T P] = 1. With E[(P^T P)_ab (P^T P)_cd] = [a=b][c=d] + ([a=c][b=d] + [a=d][b=c] -
+2 [a=b=c=d]) / r on both sides, their variance is for each parameter of matrices X and Y, whose parts add up, about
+
+    (|X^T Y|^2 + tr((X^T Y)^2)) / r_i + (|X Y^T|^2 + tr((X Y^T)^2)) / r_o
+    + (|X|^2 |Y|^2 + (X . Y)^2 + |X^T Y|^2 + |X Y^T|^2) / (r_o r_i)
+
+less the terms of single rows and columns; a side that is left as it is counts as r = infinity.
 """
 
 from __future__ import annotations
@@ -17,7 +25,7 @@ import torch
 from torch import Tensor
 
 from pipeline.core.factors import Factor, exact_squares, squares
-from pipeline.core.projection.base import Norms, Projection, Shapes, Sketch
+from pipeline.core.projection.base import Norms, PartSketch, Projection, Shapes, Sketch
 from pipeline.core.projection.norms import gram_is_exact_and_cheap, kronecker_variance
 from pipeline.core.projection.streams import signs, stream
 from pipeline.errors import ConfigError
@@ -73,12 +81,7 @@ class Kronecker(Projection):
         Raises:
             ConfigError: the dimension is below one number a parameter.
         """
-        if dimension < len(shapes):
-            raise ConfigError(
-                f"expected a dimension of at least one a parameter, {len(shapes)}, for a kronecker projection, "
-                f"got {dimension}: raise projection.dimension, or leave parameters out"
-            )
-        return cls(shapes, _largest_rank(shapes, dimension), seed)
+        return cls(shapes, rank_within(shapes, dimension, cls.method), seed)
 
     def sketch(
         self,
@@ -107,8 +110,18 @@ def codes_of_rank(shapes: Shapes, rank: int) -> int:
     return sum(prod(reduced(shape, rank)) for shape in shapes.values())
 
 
-def _largest_rank(shapes: Shapes, dimension: int) -> int:
-    """The largest r within the dimension, by bisection; beyond the longest side nothing changes."""
+def rank_within(shapes: Shapes, dimension: int, method: str) -> int:
+    """The largest r for which all codes are within the dimension.
+
+    Raises:
+        ConfigError: the dimension is below one number a parameter; `method` is for the message.
+    """
+    if dimension < len(shapes):
+        raise ConfigError(
+            f"expected a dimension of at least one a parameter, {len(shapes)}, for a {method} projection, "
+            f"got {dimension}: raise projection.dimension, or leave parameters out"
+        )
+    # By bisection; beyond the longest side nothing changes.
     low, high = 1, max((max(as_matrix(shape)) for shape in shapes.values()), default=1)
     while low < high:
         middle = (low + high + 1) // 2
@@ -127,7 +140,7 @@ def _factor(seed: int, side: str, name: str, small: int, full: int) -> Tensor | 
     return torch.from_numpy(drawn.astype(np.float64) / small**0.5)
 
 
-class _KroneckerSketch(Sketch):
+class _KroneckerSketch(PartSketch):
     def __init__(
         self, projection: Kronecker, rows: int, dtype: torch.dtype, device: torch.device | str, norms: Norms
     ) -> None:

@@ -1,7 +1,8 @@
 """Sparse Johnson-Lindenstrauss transform (Kane and Nelson 2014; with one non-zero a coordinate: the count sketch).
 
 The K numbers are cut into s blocks; each coordinate is added to one random number of every block with a random sign and
-weight 1 / sqrt(s). Inner products are unbiased, with variance about (|x|^2 |y|^2 + (x . y)^2) / K.
+weight 1 / sqrt(s). Inner products are unbiased, with variance (|x|^2 |y|^2 + (x . y)^2 - 2 sum_i x_i^2 y_i^2) / K where
+s divides K (Weinberger et al. 2009, arXiv 0902.2206, for s = 1; s blocks are s sketches with K / s numbers, averaged).
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ class StagedFitter(Fitter):
 
     def _stage(self) -> Stage:
         if isinstance(self._now, Projection):
-            raise LowlandError("expected no further pass over the sample, got a batch: call projection()")
+            raise LowlandError("expected no further pass over the sample, got one: call projection()")
         return self._now
 
     @abstractmethod

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pipeline.core import factors
 from pipeline.core.factors import Vectors
-from pipeline.core.projection import Projection, Settings, eigenfit, fitter, make, sides
+from pipeline.core.projection import Projection, Settings, eigenfit, fitter, make, moments, sides
 from pipeline.core.projection.eigenbasis import Eigenbasis
 from pipeline.core.projection.eigenfit import automatic, principal
 from pipeline.core.projection.kronecker import as_matrix
@@ -243,7 +243,7 @@ def test_a_long_side_is_sketched(monkeypatch: pytest.MonkeyPatch) -> None:
     """With whole bases a sketched side spans all of it, too; with short ones it keeps nearly as much energy."""
     values, other = sample(60), sample(9, seed=1)
     exact = sketched(fitted(values, 20, Settings(basis=3)), values).square().sum()
-    monkeypatch.setattr(eigenfit, "LONGEST", 5)
+    monkeypatch.setattr(moments, "LONGEST", 5)
     close(products(sketched(fitted(values, SIZE, Settings(basis=99)), other)), products(flat(other)))
     assert sketched(fitted(values, 20, Settings(basis=3)), values).square().sum() > 0.9 * exact
 
@@ -300,7 +300,7 @@ def test_messages() -> None:
     for _ in range(2):
         work.end_pass()
     assert work.done
-    with pytest.raises(LowlandError, match="expected no further pass over the sample, got a batch"), work.batch(3):
+    with pytest.raises(LowlandError, match="expected no further pass over the sample, got one"), work.batch(3):
         pass
     with pytest.raises(ConfigError, match="expected a fitted state for an eigenbasis projection, got none: fit it"):
         make("eigenbasis", SHAPES, 8, 0)

@@ -1,0 +1,139 @@
+"""The memory plan of a checkpoint's captures: measured when the projection is fitted, followed by all that captures.
+
+The plan stands in the record of the projection's manifest. How many rows a batch has follows from it, the budget and
+the config alone, so that all shards have batches of one size; another budget changes no result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from pipeline.core.codec import Codec
+from pipeline.core.memory import HEAP, MOST_ROWS, SLACK, Plan, Watch, measure
+from pipeline.errors import CapacityError, StoreError
+from pipeline.steps.capture import Capturer, stored_columns
+from pipeline.steps.job import Job
+from pipeline.storage.artefact import Manifest
+from pipeline.tasks.base import Row
+from pipeline.tasks.rows import RowSet
+
+MB = 10**6
+SIZED_ROWS, LARGEST_ROWS = 64, 8
+"""Rows whose bytes are looked at, and how many of them, the largest, make the batches that are measured."""
+LABEL_COPIES = 4  # of a row's codes under all labels: as a list, stacked, and twice in the store's writer
+LABEL_BYTES = 24  # of a label beside its code: scale, loss, class, weight
+
+
+def budget_bytes(job: Job) -> int:
+    """What a capture job may take."""
+    return job.config.compute.memory_mb * MB
+
+
+def most_rows(job: Job) -> int:
+    """B of the largest batch that comes into question."""
+    asked = job.config.gradients.batch_rows
+    return MOST_ROWS if asked == "auto" else asked
+
+
+def measured(job: Job, capturer: Capturer, watch: Watch, setup_bytes: int, rows: RowSet, positions: list[int]) -> Plan:
+    """The plan, from batches of the largest of some train rows, captured and encoded as for a store."""
+    size = {position: row_bytes(rows.row(position)) for position in positions[:SIZED_ROWS]}
+    largest = sorted(size, key=lambda position: -size[position])[:LARGEST_ROWS]
+    codec = Codec(job.config.gradients.codec, np.ones(capturer.projection.dimension, np.float32))
+
+    def capture(count: int) -> None:
+        chosen = [largest[i % len(largest)] for i in range(count)]
+        stored_columns(codec, capturer.capture(rows.batch(chosen), count))
+
+    return measure(watch, capture, setup_bytes, budget_bytes(job), most_rows(job))
+
+
+def check(job: Job, what: str, planned_bytes: int) -> None:
+    """Refuse what is planned to take more than the budget.
+
+    Raises:
+        CapacityError: it is.
+    """
+    if planned_bytes + SLACK > budget_bytes(job):
+        raise _refusal(job, what, planned_bytes + SLACK, "leave parameters out by gradients.exclude")
+
+
+def batch_rows(job: Job, plan: Plan) -> int:
+    """B for a checkpoint's captures; the plan is said.
+
+    Raises:
+        CapacityError: what the config asks for, or one row, does not fit.
+    """
+    asked, budget = job.config.gradients.batch_rows, budget_bytes(job)
+    rows = plan.rows(budget) if asked == "auto" else asked
+    if rows is None:
+        raise _refusal(job, "batches of one row", plan.held(1), "leave parameters out by gradients.exclude")
+    if plan.held(rows) > budget:
+        raise _refusal(job, f"batches of {rows} rows", plan.held(rows), "lower gradients.batch_rows")
+    job.say(f"batches of {rows} rows: {_mb(plan.held(rows))} MB planned of {job.config.compute.memory_mb}")
+    return rows
+
+
+def candidate_rows(job: Job, plan: Plan, labels: int, codec: Codec) -> int:
+    """B where every row is captured under many labels, whose codes are held together: no more than for gradients.
+
+    Raises:
+        CapacityError: one row does not fit.
+    """
+    row = int(HEAP * LABEL_COPIES * labels * (codec.row_bytes + LABEL_BYTES))
+    rows = plan.rows(budget_bytes(job), row)
+    if rows is None:
+        what = f"batches of one row under {labels} labels"
+        raise _refusal(job, what, plan.held(1) + row, "lower projection.dimension")
+    rows = min(rows, most_rows(job))
+    planned = _mb(plan.held(rows) + rows * row)
+    job.say(f"batches of {rows} rows, {labels} labels: {planned} MB planned of {job.config.compute.memory_mb}")
+    return rows
+
+
+def record_of(plan: Plan) -> dict[str, Any]:
+    """The plan as a manifest's record holds it."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(plan).items()}
+
+
+def plan_of(projection: Manifest) -> Plan:
+    """The plan that was made with a projection.
+
+    Raises:
+        StoreError: there is none, for a version of Lowland made it that had no plans.
+    """
+    found = projection.record.get("memory")
+    if found is None:
+        raise StoreError(
+            f"expected a memory plan with the projection {projection.name}, got an older one without: run "
+            "`lowland run --force projection`"
+        )
+    return Plan(found["setup_bytes"], tuple(found["sizes"]), tuple(found["bytes"]))
+
+
+def row_bytes(row: Row) -> int:
+    """Bytes of the tensors, arrays and texts of a row, however they are nested."""
+    if isinstance(row, Tensor | np.ndarray):
+        return int(row.nbytes)
+    if isinstance(row, str | bytes):
+        return len(row)
+    if isinstance(row, Mapping):
+        return sum(map(row_bytes, row.values()))
+    return sum(map(row_bytes, row)) if isinstance(row, tuple | list) else 8
+
+
+def _refusal(job: Job, what: str, planned_bytes: int, otherwise: str) -> CapacityError:
+    return CapacityError(
+        f"expected {what} within compute.memory_mb = {job.config.compute.memory_mb}, got a plan of "
+        f"{_mb(planned_bytes)} MB: raise compute.memory_mb, or {otherwise}"
+    )
+
+
+def _mb(size: int) -> int:
+    """Bytes in MB, rounded up."""
+    return -(-size // MB)
