@@ -53,7 +53,10 @@ class Probed:
 def probed(name: str, output: Tensor, input: Tensor) -> Probed:
     """Bases [O, r_o] and [I, r_i] with the probes of a parameter: the same in every run, and drawn without a seed."""
     probes = [_probe(name, side, basis) for side, basis in (("output", output), ("input", input))]
-    wide_output, wide_input = (torch.cat(pair, 1) for pair in zip((output, input), probes, strict=True))
+    # Contiguous when transposed, which is how they are multiplied with.
+    wide_output, wide_input = (
+        torch.cat([basis.T, probe.T]).T for basis, probe in zip((output, input), probes, strict=True)
+    )
     return Probed(wide_output, wide_input, probes[0].T @ output, input.T @ probes[1])
 
 

@@ -124,7 +124,8 @@ def turned(projection: Projection, codes: Array) -> tuple[Projection, Array]:
     if not reflectors.shape[1]:
         return projection, codes
     left, right = compact(reflectors)
-    return Turned(projection, reflectors), (codes - codes @ left @ right).astype(np.float32)
+    with np.errstate(invalid="ignore"):  # a row that is not finite stays so, and harms no other
+        return Turned(projection, reflectors), (codes - codes @ left @ right).astype(np.float32)
 
 
 def as_stored(projection: Projection, state: State) -> Projection:
