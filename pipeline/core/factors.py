@@ -82,7 +82,7 @@ class Factor(ABC):
             torch.bmm(part.mT, other, out=out)
 
     def feed(self, moments: Moments, positions: int) -> None:
-        """Hand the vectors to a second moment; of more than `positions` a row, as many at equal distances."""
+        """Hand the vectors to a second moment; of more than `positions` a row and use, some at equal distances."""
         moments.add(self.values()[:, thinned(self.shape[1], positions)].flatten(0, 1))
 
 

@@ -9,13 +9,14 @@ Letters: B rows, T output positions, O and I channels, k size of the kernel, r d
 
 from __future__ import annotations
 
+from math import ceil
 from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.core.capture.formula import Dense, Formula, Layer, Outer, Part, channel_sums
-from pipeline.core.factors import Factor, Maps, Vectors, at_least_float32
+from pipeline.core.factors import Factor, Maps, Moments, Vectors, at_least_float32
 
 
 class ConvFormula(Formula):
@@ -60,11 +61,18 @@ class Patches(Factor):
         found = convolve(image, filters, stride=module.stride, padding=padding, dilation=module.dilation)
         return found.flatten(2).mT
 
+    def feed(self, moments: Moments, positions: int) -> None:
+        """See the base; a coarser grid of positions, so that only its patches are written out."""
+        axes = len(self._module.kernel_size)
+        coarser = ceil((self.shape[1] / positions) ** (1 / axes)) if self.shape[1] > positions else 1
+        moments.add(unfolded(self._module, self._image, coarser).mT.flatten(0, 1))
 
-def unfolded(module: Layer, image: Tensor) -> Tensor:
-    """Patches of an image [B, I, ...], written out: [B, I k, T]."""
+
+def unfolded(module: Layer, image: Tensor, coarser: int = 1) -> Tensor:
+    """Patches of an image [B, I, ...], written out: [B, I k, T]; of every `coarser`-th position along each axis."""
     image = padded(module, image)
-    kernel, stride, dilation = module.kernel_size, module.stride, module.dilation
+    kernel, dilation = module.kernel_size, module.dilation
+    stride = tuple(coarser * step for step in module.stride)
     if isinstance(module, nn.Conv1d):  # a picture of height one
         image, kernel, stride, dilation = image.unsqueeze(2), (1, *kernel), (1, *stride), (1, *dilation)
     return F.unfold(image, kernel, dilation=dilation, stride=stride)
