@@ -36,7 +36,12 @@ WHERE = {
 @click.argument("name", type=click.Choice(list(settings.STAGES)), metavar="STAGE")
 @click.option("--config", "config_json", required=True, help="The sections that the stage reads, as JSON.")
 @click.option("--whole", help="prepare: the whole configuration as JSON, to be kept for people.")
-@click.option("--checkpoint", type=click.Choice(settings.CHECKPOINTS))
+@click.option(
+    "--checkpoint",
+    callback=lambda context, option, value: _known(value),
+    metavar="|".join(settings.CHECKPOINTS),
+    help="gradients: several, separated by commas, are captured in one pass over the rows.",
+)
 @click.option("--split", type=click.Choice(settings.SPLITS))
 @click.option("--shard", help="Name of a shard, such as 00000.")
 @click.option("--metric", type=click.Choice(["inner", "cosine"]))
@@ -51,6 +56,8 @@ def stage(name: str, config_json: str, whole: str | None, memory_mb: int | None,
         raise ConfigError(
             f"expected --{missing[0]} for the stage {name}, got none; copy the command from the job's log"
         )
+    if name != "gradients" and "," in (where["checkpoint"] or ""):
+        raise ConfigError(f"expected one checkpoint for the stage {name}, got {where['checkpoint']}; run it for each")
     layout = Layout(Path())
     label = "/".join(value for value in (name, *(where[option] for option in WHERE.get(name, ()))) if value)
     try:
@@ -60,6 +67,14 @@ def stage(name: str, config_json: str, whole: str | None, memory_mb: int | None,
     except LowlandError as error:
         _leave_word(layout, label, error)
         raise
+
+
+def _known(checkpoints: str | None) -> str | None:
+    """Names of checkpoints, separated by commas, each once."""
+    names = checkpoints.split(",") if checkpoints else []
+    if not set(names) <= set(settings.CHECKPOINTS) or len(set(names)) < len(names):
+        raise click.BadParameter(f"expected some of {', '.join(settings.CHECKPOINTS)}, got {checkpoints!r}")
+    return checkpoints
 
 
 def _run(
