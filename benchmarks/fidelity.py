@@ -12,9 +12,11 @@ Spearman: rank correlation over the train rows, for each query; for S the only o
 the seeds, which draw splits, noise, weights and projections; the spread is the largest minus the smallest over the
 seeds, of that measure which differs most. Pairs are what is asked for: norms dominate S under any projection.
 
-Bytes a row: at most so many for K codes in the dtype and 16 bytes of row scale and norms, as in the store. A projection
-is fitted on the first half of the train rows; the others are those that are asked for, and fit int8's column scales.
-Neither sees a query. There is no second step (PCA) where it would keep more than half of the selected coordinates.
+Bytes a row: at most so many for K codes in the dtype, the block scales of int8, and 16 bytes of row scale and norms, as
+in the store. A projection is fitted on the first half of the train rows and on the validation rows. The other train
+rows are those that are asked for, and fit int8's column scales and the turn before int8 and bf16. Neither sees a query.
+`eigenbasis` is the selection alone, `eigenbasis+groups` with the second step as the product takes it by default for the
+model, `eigenbasis+PCA` with one PCA of 4,096 coordinates, or of twice K where that is more.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -33,24 +35,40 @@ from torch import nn
 from benchmarks.fidelity_models import SIZES, Batch, Case, cases
 from benchmarks.tables import keep
 from pipeline.core.capture.cover import Coverage, cover
-from pipeline.core.codec import fit_codec
+from pipeline.core.codec import BLOCK, fit_codec
 from pipeline.core.curvature import absolute_damping, spectrum_of_roots, spectrum_of_sum
 from pipeline.core.influence import pairwise, unit
 from pipeline.core.preconditioner import Preconditioner
-from pipeline.core.projection import METHODS, Projection, Settings, fitter
+from pipeline.core.projection import METHODS, Projection, Settings, fitter, turned
 
 BYTES = (256, 1024, 4096)
 BESIDE = 16
 """Bytes of a row's scale and norms."""
-WIDTHS = {"int8": 1, "bf16": 2, "float32": 4}
-DIMENSIONS = sorted({(size - BESIDE) // width for size in BYTES for width in (1, 2)} | {(BYTES[0] - BESIDE) // 4})
+WIDTHS = {"int8": 1 + 1 / BLOCK, "bf16": 2, "float32": 4}
+"""Bytes of a code, its share of a block scale included."""
+
+
+def room(size_bytes: int, encoding: str) -> int:
+    """The largest K that fits."""
+    return int((size_bytes - BESIDE) / WIDTHS[encoding])
+
+
+DIMENSIONS = sorted({room(size, kind) for size in BYTES for kind in ("int8", "bf16")} | {room(BYTES[0], "float32")})
 """All K that int8 and bf16 have room for, and the least of float32, which takes its others from among these."""
 SEEDS = (0, 1)
 BATCH = 100
 SAMPLE = 650
 """Train rows that fit a projection. They are not asked for: a projection keeps the rows that it was fitted on best."""
-SELECTED = 4096
-PROJECTIONS = ("eigenbasis", "eigenbasis+PCA", "sjlt", "dmin", "tensorsketch", "kronecker", "kronecker_pca")
+PROJECTIONS = (
+    "eigenbasis",
+    "eigenbasis+groups",
+    "eigenbasis+PCA",
+    "sjlt",
+    "dmin",
+    "tensorsketch",
+    "kronecker",
+    "kronecker_pca",
+)
 K = 10
 MEASURES = (
     "recall@10 top", "recall@10 bottom", "Spearman", "cosine recall@10", "cosine Spearman", "S Spearman",
@@ -173,13 +191,18 @@ def with_equal_products(rows: dict[str, Array]) -> dict[str, Array]:
 
 
 def fitted(case: Case, coverage: Coverage, method: str, dimension: int, seed: int) -> Projection:
-    """The projection of a method, fitted on train rows where it is one that is."""
+    """The projection of a method, fitted on train and validation rows where it is one that is."""
     kind, _, second = method.partition("+")
-    settings = Settings(selected=SELECTED if second else dimension)
+    settings = {
+        "": Settings(selected=dimension),
+        "groups": Settings(),
+        "PCA": Settings(selected=max(4096, 2 * dimension), groups=1),
+    }[second]
     work = fitter(kind, shapes_of(case.model), dimension, seed, settings)
     inputs, labels = case.splits["train"]
+    own = inputs[:SAMPLE], labels[:SAMPLE]
     while not work.done:
-        for batch in batches((inputs[:SAMPLE], labels[:SAMPLE])):
+        for batch in chain(batches(own), batches(case.splits["validation"])):
             with work.batch(len(batch[1])) as sink:
                 coverage.engine.capture(batch, sink)
         work.end_pass()
@@ -190,8 +213,8 @@ def budgets(dimension: int) -> list[tuple[int, str]]:
     """The bytes and encodings for which K = `dimension` is the largest of `DIMENSIONS` that fits."""
     found = []
     for size_bytes in BYTES:
-        for encoding, width in WIDTHS.items():
-            if dimension == max(k for k in DIMENSIONS if k * width + BESIDE <= size_bytes):
+        for encoding in WIDTHS:
+            if dimension == max(k for k in DIMENSIONS if k <= room(size_bytes, encoding)):
                 found.append((size_bytes, encoding))
     return found
 
@@ -202,18 +225,15 @@ def measured(
     """One row an encoding and size."""
     projection = fitted(case, coverage, method, dimension, seed)
     codes = captured(unseen(case), coverage, projection)
+    axes = captured(unseen(case), coverage, turned(projection, codes["train"])[0])
     for size_bytes, encoding in budgets(dimension):
-        codec = fit_codec(encoding, codes["train"])
-        found = answers({split: codec.round_trip(values) for split, values in codes.items()})
+        rows = codes if encoding == "float32" else axes
+        codec = fit_codec(encoding, rows["train"])
+        found = answers({split: codec.round_trip(values) for split, values in rows.items()})
         yield {
             "model": case.name, "bytes": size_bytes, "projection": method, "dtype": encoding,
             "K": projection.dimension, **compared(found, truth),
         }  # fmt: skip
-
-
-def sensible(method: str, dimension: int) -> bool:
-    """Whether a second step, where the method has one, takes the selected coordinates down to half or less."""
-    return "+" not in method or 2 * dimension <= SELECTED
 
 
 def over_seeds(rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -238,15 +258,15 @@ def main() -> None:
                 rows += all_of(case, known, seed)
                 print(f"{case.name}, seed {seed}: done", flush=True)
     made = sorted(over_seeds(rows), key=lambda row: (row["model"], row["bytes"], row["dtype"]))
-    settings: dict[str, Any] = {**SIZES, "sample": SAMPLE, "selected": SELECTED, "seeds": SEEDS}
-    keep("fidelity", "python -m benchmarks fidelity", made, by="model", **settings)
+    settings: dict[str, Any] = {**SIZES, "sample": SAMPLE, "seeds": SEEDS}
+    keep("fidelity", "python -m benchmarks fidelity", made, by="model", timed=False, **settings)
 
 
 def all_of(case: Case, methods: Sequence[str], seed: int) -> Iterator[dict[str, Any]]:
     """All rows of a model."""
     truth, coverage = exact(unseen(case)), coverage_of(case)
     for method in methods:
-        for dimension in filter(partial(sensible, method), DIMENSIONS):
+        for dimension in DIMENSIONS:
             yield from measured(case, coverage, truth, method, dimension, seed)
 
 

@@ -54,8 +54,8 @@ def losses(logits: Tensor, labels: Tensor) -> Tensor:
 def mlp() -> Case:
     """An MLP, T = 1."""
     model = nn.Sequential(nn.Linear(784, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 10))
-    batch = (torch.randn(128, 784), torch.randint(10, (128,)))
-    return Case("mlp", "MLP 784-512-512-10, B 128", model, batch, batches=32)
+    batch = (torch.randn(256, 784), torch.randint(10, (256,)))
+    return Case("mlp", "MLP 784-512-512-10, B 256", model, batch, batches=64)
 
 
 def cnn() -> Case:

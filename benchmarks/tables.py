@@ -1,6 +1,6 @@
 """How benchmarks print and keep what they measured: Markdown for people, JSON with the machine and versions.
 
-Figures of a busy machine are printed, not kept: where other processes took more than `OTHERS_AT_MOST` of a core on
+Times of a busy machine are printed, not kept: where other processes took more than `OTHERS_AT_MOST` of a core on
 average since this module was imported, the files go to the system's folder for temporary ones.
 """
 
@@ -44,7 +44,7 @@ def others(before: tuple[float, float | None], now: tuple[float, float | None]) 
     return (now[1] - before[1]) / max(now[0] - before[0], 1e-9)
 
 
-def keep(name: str, command: str, rows: Sequence[Row], by: str | None = None, **notes: Any) -> None:
+def keep(name: str, command: str, rows: Sequence[Row], by: str | None = None, timed: bool = True, **notes: Any) -> None:
     """Print rows as a Markdown table, or as one for each value of column `by`, and write them to `results/<name>.*`."""
     made = {
         "command": command,
@@ -53,7 +53,7 @@ def keep(name: str, command: str, rows: Sequence[Row], by: str | None = None, **
         **notes,
     }
     text = f"`{command}`\n\n{grouped(rows, by) if by else markdown(rows)}\n"
-    busy = others(STARTED, spent())
+    busy = others(STARTED, spent()) if timed else 0.0
     directory = RESULTS if busy <= OTHERS_AT_MOST else Path(tempfile.mkdtemp(prefix="benchmarks-"))
     directory.mkdir(exist_ok=True)
     record = json.dumps({**made, "rows": list(rows)}, indent=1)

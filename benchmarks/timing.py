@@ -23,7 +23,7 @@ import torch
 from benchmarks.models import Case, loss
 
 RUNS = 5
-BUDGET_S = 15.0
+BUDGET_S = 30.0
 """A capture whose runs take longer than that together has fewer of them, at least one."""
 
 
@@ -97,7 +97,7 @@ def measure(case: Case, reference: Case, work: Work, runs: int = RUNS, budget_s:
     if first > budget_s / 2:  # once is all that there is time for
         ratio = first / min(seconds(lambda: floor(reference)) for _ in range(2))
         return Measured(ratio, ratio, ratio, 1, held)
-    batches = case.batches if first * case.batches * runs < budget_s else 1
+    batches = min(case.batches, max(1, int(budget_s / (first * runs))))
     runs = min(runs, max(1, int(budget_s / (first * batches))))
     found = ratios(lambda: floor(reference, batches), lambda: work.run(batches), runs)
     held, _ = peak(case, lambda: work.run(1))

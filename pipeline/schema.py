@@ -160,8 +160,9 @@ class ProjectionSection(Section):
     ]
     dimension: Count
     sample_rows: Count
-    basis: Count
+    basis: Selection
     selected: Selection
+    groups: Selection
 
 
 class GradientsSection(Section):

@@ -41,5 +41,6 @@ def selected_rows(rows: Rows, factors: Factors, rank: int, count: int) -> Tensor
 
 
 def principal_rows(rows: Tensor, dimension: int) -> Tensor:
-    """Rows [n, K1] in their K leading singular directions, [n, K]."""
-    return rows @ torch.linalg.svd(rows, full_matrices=True).Vh[:dimension].T
+    """Rows [n, K1] in the K leading singular directions of those rows at length 1, [n, K]."""
+    units = rows / rows.square().sum(1, keepdim=True).sqrt()
+    return rows @ torch.linalg.svd(units, full_matrices=True).Vh[:dimension].T

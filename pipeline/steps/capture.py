@@ -66,7 +66,9 @@ class Capturer:
         losses = _array(self.coverage.engine.capture(batch, sketch))
         codes, norms = sketch.codes().float().cpu().numpy(), _array(sketch.squared_norms())
         finite = np.isfinite(losses) & np.isfinite(norms) & np.isfinite(codes).all(1)
-        codes, norms = np.where(finite[:, None], codes, np.float32(0)), np.where(finite, norms, 0.0)
+        norms = np.where(finite, norms, 0.0)
+        if not finite.all():
+            codes = np.where(finite[:, None], codes, np.float32(0))
         # d |g| = d |g|^2 / (2 |g|); where nothing is left of the norm, its error is that of the root.
         spread = np.where(finite, _array(sketch.squared_norm_errors()), 0.0)
         errors = np.minimum(np.sqrt(spread), spread / np.maximum(2 * np.sqrt(norms), np.finfo(np.float64).tiny))

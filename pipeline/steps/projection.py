@@ -81,7 +81,7 @@ def _planned(
     def fit(model: nn.Module, coverage: Coverage, shapes: Shapes) -> Projection:
         peaks.append(watch.mapped_peak)
         memory.check(job, "a model that is set up", watch.mapped_peak)
-        settings = Settings(*(None if value == "auto" else value for value in (section.basis, section.selected)))
+        settings = Settings(*(None if n == "auto" else n for n in (section.basis, section.selected, section.groups)))
         work = fitter(section.method, shapes, section.dimension, seed, settings)
         projection = _fit(job, work, parts, dtype_of(model), coverage, watch)
         if section.method not in FITTED:  # then later jobs make it as it was made here

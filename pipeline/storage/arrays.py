@@ -16,7 +16,7 @@ from zarr.codecs import Crc32cCodec
 
 from pipeline.errors import StoreError
 
-CHUNK_BYTES = 2**20
+CHUNK_BYTES = 2**22
 
 
 def write_arrays(directory: Path, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
@@ -33,6 +33,8 @@ class ArrayWriter:
         self._group = zarr.open_group(str(directory), mode="w", zarr_format=3)
         self._arrays: dict[str, zarr.Array[Any]] = {}
         self._waiting: dict[str, list[np.ndarray[Any, Any]]] = {}
+        self._count: dict[str, int] = {}  # rows that wait
+        self._chunk_rows: dict[str, int] = {}
         self._written: dict[str, int] = {}
 
     def __enter__(self) -> ArrayWriter:
@@ -48,15 +50,15 @@ class ArrayWriter:
         if name not in self._arrays:
             self._create(name, values, total)
         self._waiting[name].append(values)
-        chunk_rows = self._arrays[name].chunks[0]
-        waiting = sum(len(part) for part in self._waiting[name])
-        if waiting >= chunk_rows:
-            self._flush(name, waiting - waiting % chunk_rows)
+        self._count[name] += len(values)
+        chunk_rows = self._chunk_rows[name]
+        if self._count[name] >= chunk_rows:
+            self._flush(name, self._count[name] - self._count[name] % chunk_rows)
 
     def close(self) -> None:
         """Write what waits, and make sure that every array is whole."""
         for name, array in self._arrays.items():
-            self._flush(name, sum(len(part) for part in self._waiting[name]))
+            self._flush(name, self._count[name])
             if self._written[name] != array.shape[0]:
                 raise ValueError(f"expected {array.shape[0]} rows of {name}, got {self._written[name]}")
 
@@ -72,7 +74,8 @@ class ArrayWriter:
             # Without this, a chunk of zeros would not be written and could not be told from a missing one.
             config={"write_empty_chunks": True},
         )
-        self._waiting[name], self._written[name] = [], 0
+        self._waiting[name], self._count[name], self._written[name] = [], 0, 0
+        self._chunk_rows[name] = chunk_rows
 
     def _flush(self, name: str, count: int) -> None:
         if not count:
@@ -81,7 +84,7 @@ class ArrayWriter:
         start = self._written[name]
         self._arrays[name][start : start + count] = rows[:count]
         self._written[name] += count
-        self._waiting[name] = [rows[count:]]
+        self._waiting[name], self._count[name] = [rows[count:]], len(rows) - count
 
 
 class Arrays:

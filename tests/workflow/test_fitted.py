@@ -50,7 +50,7 @@ def test_compressed_it_is_stored_and_read_back(reference: Path, project: Project
     scores = compute(directory, config_of(project.config, projection=FITTED))
     manifest, arrays = open_arrays(Layout(directory).projection("trained"), "projection")
     assert manifest.identity["projection"] == {"method": "eigenbasis", "dimension": 64}
-    assert arrays.read("state_components").shape == (160, 64)
+    assert arrays.read("state_components").shape == (160 * 64,)
     codes, true = train_codes(directory), train_codes(reference)
     assert codes.shape == (ROWS, 64)
     kept = np.square(codes).sum() / np.square(true).sum()

@@ -36,7 +36,7 @@ def test_a_budget_that_is_too_small_is_refused_before_anything_is_written(projec
 
 def test_a_budget_between_makes_smaller_batches(project: Project, tmp_path: Path) -> None:
     layout = Layout(project.copy_of_run(tmp_path))
-    config = config_of(project.config, compute={"memory_mb": 10})
+    config = config_of(project.config, compute={"memory_mb": 20})
     stage(layout, config, "gradients", checkpoint="flat", split="train", shard="00000")
     assert 1 <= read_manifest(layout.gradients("flat", "train", "00000")).record["batch_rows"] < 256
 

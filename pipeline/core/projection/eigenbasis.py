@@ -4,8 +4,8 @@ A matrix parameter's gradient G = sum_t o_t i_t^T becomes Q_o^T G Q_i = sum_t (Q
 [O, r_o] and Q_i of [I, r_i] the leading eigenvectors of the second moments of its sides (`sides`), at most r a side
 (the bases of EK-FAC: George et al. 2018, arXiv 1806.03884). Parameters of more dimensions count as [O, the rest], a
 vector of n numbers as [1, n]. Of the coordinates of all parameters together, those K1 with the largest measured energy
-E[coef^2] are selected. Where K < K1 a second step follows: an orthonormal [K1, K] matrix, the principal components of
-the selected coordinates (uncentred: inner products are what is to be kept).
+E[coef^2] are selected. Where K < K1 a second step follows: the selected coordinates are grouped, and the principal
+components of each group are kept (`blockdiagonal`, `grouping`).
 
 The whole map has orthonormal rows: |code|^2 <= |g|^2, and what is lost of an inner product lies in the coordinates that
 were left out. With whole bases and K = P nothing is lost.
@@ -28,6 +28,7 @@ from torch import Tensor
 
 from pipeline.core.factors import Factor, blocks, gram_is_cheaper, gram_squares, squares
 from pipeline.core.projection.base import Norms, PartSketch, Projection, Shapes, Sketch, State
+from pipeline.core.projection.blockdiagonal import BlockDiagonal
 from pipeline.core.projection.kronecker import as_matrix
 from pipeline.core.projection.norms import Probed, gram_is_exact_and_cheap, probed, square_and_variance
 from pipeline.errors import ConfigError
@@ -60,7 +61,9 @@ class Part:
     def to(self, place: Place) -> Part:
         """The same with bases of a dtype, on a device."""
         dtype, device = place
-        return Part(self.output.to(device, dtype), self.input.to(device, dtype), self.a.to(device), self.b.to(device))
+        # Contiguous when transposed, which is how they are multiplied with.
+        output, input = (side.to(device, dtype).T.contiguous().T for side in (self.output, self.input))
+        return Part(output, input, self.a.to(device), self.b.to(device))
 
 
 class Eigenbasis(Projection):
@@ -68,19 +71,26 @@ class Eigenbasis(Projection):
 
     method = "eigenbasis"
 
-    def __init__(self, shapes: Shapes, parts: Mapping[str, Part], components: Tensor | None = None) -> None:
+    def __init__(self, shapes: Shapes, parts: Mapping[str, Part], second: BlockDiagonal | None = None) -> None:
         """Keep what was fitted.
 
         Args:
             shapes: parameter -> shape.
             parts: parameter -> its selected coordinates; codes are in the order of the shapes, then of a part.
-            components: the second step, [K1, K] with orthonormal columns, or None.
+            second: the second step, from K1 to K, or None.
+
+        Raises:
+            ConfigError: the second step is not one of so many coordinates.
         """
         selected = sum(len(part.a) for part in parts.values())
-        super().__init__(shapes, selected if components is None else components.shape[1])
+        if second is not None and second.selected != selected:
+            raise ConfigError(
+                f"expected a second step of {selected} selected coordinates, got one of {second.selected}: fit it anew"
+            )
+        super().__init__(shapes, selected if second is None else second.dimension)
         self.selected = selected
         self._parts = {name: parts[name].pruned() for name in shapes if name in parts and len(parts[name].a)}
-        self._components = components
+        self._second = second
         self._placed: dict[Place, _Placed] = {}
 
     @classmethod
@@ -110,8 +120,7 @@ class Eigenbasis(Projection):
                 start += size * rank
             own = torch.from_numpy(coordinates[coordinates[:, 0] == index, 1:].astype(np.int64))
             parts[name] = Part(*sides, *own.unbind(1))
-        components = state.get("components")
-        return cls(shapes, parts, None if components is None else torch.from_numpy(np.asarray(components)))
+        return cls(shapes, parts, BlockDiagonal.from_state(state))
 
     def state(self) -> dict[str, NDArray[Any]]:
         """What was fitted.
@@ -120,7 +129,7 @@ class Eigenbasis(Projection):
             ranks: r_o and r_i of each parameter, [parameters, 2]; zero where nothing is selected.
             bases: Q_o and Q_i of all parameters, flattened, one after the other.
             coordinates: parameter, a and b of each selected coordinate, [K1, 3].
-            components: the second step, [K1, K], where there is one.
+            And the arrays of the second step, where there is one.
         """
         kept = [(index, self._parts[name]) for index, name in enumerate(self.shapes) if name in self._parts]
         ranks = np.zeros((len(self.shapes), 2), np.int64)
@@ -129,11 +138,11 @@ class Eigenbasis(Projection):
         bases = torch.cat([side.flatten() for _, part in kept for side in (part.output, part.input)])
         coordinates = torch.cat([torch.stack([torch.full_like(part.a, i), part.a, part.b], 1) for i, part in kept])
         state = {"ranks": ranks, "bases": bases.numpy(), "coordinates": coordinates.numpy()}
-        return state if self._components is None else {**state, "components": self._components.numpy()}
+        return state if self._second is None else {**state, **self._second.state()}
 
-    def compressed(self, components: Tensor) -> Eigenbasis:
-        """The same selection followed by a second step, [K1, K]."""
-        return Eigenbasis(self.shapes, self._parts, components)
+    def compressed(self, second: BlockDiagonal) -> Eigenbasis:
+        """The same selection followed by a second step."""
+        return Eigenbasis(self.shapes, self._parts, second)
 
     def sketch(
         self,
@@ -148,17 +157,17 @@ class Eigenbasis(Projection):
     def at(self, place: Place) -> _Placed:
         """What was fitted in a dtype, on a device."""
         if place not in self._placed:
-            components = None if self._components is None else self._components.to(place[1], place[0])
+            second = None if self._second is None else self._second.to(*place)
             parts = {name: part.to(place) for name, part in self._parts.items()}
-            self._placed[place] = _Placed(self.shapes, parts, components, place)
+            self._placed[place] = _Placed(self.shapes, parts, second, place)
         return self._placed[place]
 
 
 class _Placed:
     """What was fitted, in a dtype and on a device, with probes for norms as far as they have been asked for."""
 
-    def __init__(self, shapes: Shapes, parts: Mapping[str, Part], components: Tensor | None, place: Place) -> None:
-        self.parts, self.components = parts, components
+    def __init__(self, shapes: Shapes, parts: Mapping[str, Part], second: BlockDiagonal | None, place: Place) -> None:
+        self.parts, self.second = parts, second
         self._shapes, self._place = shapes, place
         self._probed: dict[str, Probed] = {}
 
@@ -202,11 +211,19 @@ class _EigenbasisSketch(PartSketch):
         super().__init__(projection.shapes, rows, place[1])
         self._fitted = projection.at(place)
         self._parts, self._exact = self._fitted.parts, norms == "exact"
-        self._values = torch.zeros(rows, projection.selected, dtype=place[0], device=place[1])
+        # A coordinate a line: picking lines copies whole ones, picking columns single numbers. All are written before
+        # they are read, as all parameters have to arrive.
+        self._values = torch.empty(projection.selected, rows, dtype=place[0], device=place[1])
         self._offsets: dict[str, int] = _offsets(self._parts)
 
     def _add(self, name: str, gradient: Tensor) -> None:
-        if name in self._parts:
+        if name not in self._parts:
+            return
+        part = self._parts[name]
+        if len(part.output) == 1:  # a vector: its one output is 1 or -1
+            rotated = (part.output * part.input).T @ gradient.to(self._values.dtype).T
+            torch.index_select(rotated, 0, part.b, out=self._place(name))
+        else:
             matrix = gradient.to(self._values.dtype).reshape(gradient.shape[0], *as_matrix(self._shapes[name]))
             self._select(name, rotated_matrix(matrix, self._parts[name]))
 
@@ -230,7 +247,8 @@ class _EigenbasisSketch(PartSketch):
         if output.shape[1] > 1:
             self._select(name, torch.bmm(left.mT, right))
         else:
-            self._store(name, left[:, 0].index_select(1, part.a) * right[:, 0].index_select(1, part.b))
+            first, second = left[:, 0].T.index_select(0, part.a), right[:, 0].T.index_select(0, part.b)
+            torch.mul(first, second, out=self._place(name))
 
     def _add_estimated(self, name: str, output: Factor, input: Factor) -> None:
         """Coordinates and an estimate of the norm; see `norms`."""
@@ -257,15 +275,16 @@ class _EigenbasisSketch(PartSketch):
     def _select(self, name: str, matrix: Tensor) -> None:
         """Keep the selected entries of Q_o^T G Q_i, [B, r_o, r_i]."""
         part = self._parts[name]
-        self._store(name, matrix.flatten(1).index_select(1, part.a * matrix.shape[2] + part.b))
+        self._place(name).copy_(matrix.flatten(1).index_select(1, part.a * matrix.shape[2] + part.b).T)
 
-    def _store(self, name: str, codes: Tensor) -> None:
+    def _place(self, name: str) -> Tensor:
+        """Where the coordinates of a parameter go, [k, B]."""
         first = self._offsets[name]
-        self._values[:, first : first + codes.shape[1]] = codes
+        return self._values[first : first + len(self._parts[name].a)]
 
     def _codes(self) -> Tensor:
-        components = self._fitted.components
-        return self._values if components is None else self._values @ components
+        second = self._fitted.second
+        return self._values.T.contiguous() if second is None else second.codes(self._values.T)
 
 
 def _offsets(parts: Mapping[str, Part]) -> dict[str, int]:

@@ -3,10 +3,10 @@
 1. Second moments of both sides of every parameter (`moments`); their eigenbases, at most r directions a side.
 2. Energies E[(Q_o^T G Q_i)^2] of all rotated coordinates; the K1 largest over all parameters are selected, equal ones
    in the order of the parameters. For T = 1 they are E[(Q_o^T o)^2 (Q_i^T i)^2], one matrix product a batch.
-3. Only where K < K1: the selected coordinates of all rows, and their K principal components. With fewer rows than K the
-   components are continued by the selected coordinates of most energy, made orthogonal to them.
+3. Only where K < K1: the selected coordinates of all rows, from which `grouping` makes the second step.
 
-Rows of a parameter that are not finite count as zero. Letters as in `eigenbasis`; n rows of the sample.
+The sample may be of train rows and validation rows alike: what both have in common is what scores are made of. Rows of
+a parameter that are not finite count as zero. Letters as in `eigenbasis`; n rows of the sample, G groups.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
-from math import prod
 
 import torch
 from torch import Tensor
@@ -23,18 +22,21 @@ from pipeline.core.factors import Factor
 from pipeline.core.projection.base import Projection, Shapes
 from pipeline.core.projection.eigenbasis import Eigenbasis, Part, rotated_matrix
 from pipeline.core.projection.fitting import Settings
+from pipeline.core.projection.grouping import block_components
 from pipeline.core.projection.kronecker import as_matrix
 from pipeline.core.projection.moments import Moments, finite_rows
-from pipeline.core.projection.sides import signed
 from pipeline.core.projection.stages import Stage, StagedFitter
 from pipeline.core.sink import Sink
 from pipeline.errors import ConfigError
 
-RELATIVE_RANK = 1e-12
-"""Components with less than this share of the largest one's energy are rounding and are replaced."""
-AUTO_SELECTED = 4096
-AUTO_SHARE = 0.1
+RICH, PLAIN = (4.0, 4096), (1.5, 1024)
+"""K1 where none is given, as a multiple of K and at least: in one group for a dear model, else in several."""
+MOST_SELECTED = 8192
+SHARE = 0.1
 """Of one of the three matrix products of a forward and backward pass: the second step then costs 3 % of them."""
+LEAST_PRODUCTS = 2**16
+"""Multiplications a row that the second step may cost with any model: about .3 ms for 128 rows on one core."""
+MOST_GROUPS = 32
 NONE = torch.zeros(0, dtype=torch.int64)
 
 
@@ -53,29 +55,26 @@ class EigenbasisFitter(StagedFitter):
         Raises:
             ConfigError: r, K or K1 is below one.
         """
-        if min(settings.basis, dimension, settings.selected or dimension) < 1:
+        given = (settings.basis, dimension, settings.selected, settings.groups)
+        if min(number for number in given if number is not None) < 1:
             raise ConfigError(
-                f"expected a basis, a dimension and a selection of at least 1, got {settings.basis}, {dimension} and "
-                f"{settings.selected}: mend the section projection"
+                f"expected a basis, a dimension, a selection and groups of at least 1, got {given[0]}, {given[1]}, "
+                f"{given[2]} and {given[3]}: mend the section projection"
             )
         self._shapes = {name: tuple(shape) for name, shape in shapes.items()}
-        self._available = sum(prod(min(settings.basis, n) for n in as_matrix(shape)) for shape in shapes.values())
-        self._dimension, self._selected = min(dimension, self._available), settings.selected
+        self._dimension, self._selected, self._groups = dimension, settings.selected, settings.groups
         super().__init__(Moments(self._shapes, settings.basis, seed))
 
     def _after(self, stage: Stage) -> Stage | Projection:
         if isinstance(stage, Moments):
-            return self._after_moments(stage)
+            self._selected, groups = second_step(self._dimension, self._selected, stage.products())
+            self._groups = self._groups or groups
+            return _Energies({name: Part(*bases, NONE, NONE) for name, bases in stage.bases().items()})
         if isinstance(stage, _Energies):
-            selection = Eigenbasis(self._shapes, stage.best(self._selected or self._dimension))
+            selection = Eigenbasis(self._shapes, stage.best(max(self._selected or 0, self._dimension)))
             return _Rows(selection) if selection.dimension > self._dimension else selection
         assert isinstance(stage, _Rows)
-        return stage.selection.compressed(principal(torch.cat(stage.rows), self._dimension))
-
-    def _after_moments(self, stage: Moments) -> Stage:
-        wanted = automatic(self._dimension, stage.products()) if self._selected is None else self._selected
-        self._selected = min(max(wanted, self._dimension), self._available)
-        return _Energies({name: Part(*bases, NONE, NONE) for name, bases in stage.bases().items()})
+        return stage.selection.compressed(block_components(stage.all(), self._dimension, self._groups or 1))
 
 
 class _Energies(Stage):
@@ -123,35 +122,45 @@ class _Rows(Stage):
 
     def __init__(self, selection: Eigenbasis) -> None:
         self.selection = selection
-        self.rows: list[Tensor] = []
+        self._rows: list[Tensor] = []
 
     @contextmanager
     def batch(self, rows: int, dtype: torch.dtype, device: torch.device | str) -> Iterator[Sink]:
         sketch = self.selection.sketch(rows, dtype, device)
         yield sketch
-        self.rows.append(_exact(sketch.codes()))
+        self._rows.append(sketch.codes().cpu())
+
+    def all(self) -> Tensor:
+        """All rows, [n, K1] float64."""
+        return torch.cat([torch.zeros(0, self.selection.dimension, dtype=torch.float64), *self._rows])
 
 
-def automatic(dimension: int, products: float) -> int:
-    """K1 where none is given: `AUTO_SELECTED` if the step costs at most `AUTO_SHARE` of `products`, otherwise K."""
-    return AUTO_SELECTED if AUTO_SELECTED * dimension <= AUTO_SHARE * products else dimension
+def second_step(dimension: int, selected: int | None, products: float) -> tuple[int, int]:
+    """K1 and the number of groups G, a power of two; K1 = K where there is no second step.
+
+    The fewest groups for which K1 K / G multiplications are allowed. Where K1 is not given: many coordinates in one
+    group if that is allowed, else fewer in groups, else none.
+
+    Args:
+        dimension: K.
+        selected: K1, if it is given.
+        products: T O I of all layers, what a row costs in one of the matrix products of a pass through the model.
+    """
+    share, allowed = SHARE * products, max(SHARE * products, LEAST_PRODUCTS)
+    if selected is not None:
+        return selected, min(_groups(selected, dimension, allowed), MOST_GROUPS)
+    rich, plain = (min(max(int(times * dimension), least), MOST_SELECTED) for times, least in (RICH, PLAIN))
+    if rich * dimension <= share:
+        return rich, 1
+    groups = _groups(plain, dimension, allowed)
+    return (plain, groups) if plain > dimension and groups <= MOST_GROUPS else (dimension, 1)
 
 
-def principal(rows: Tensor, dimension: int) -> Tensor:
-    """Orthonormal [K1, K]: leading right singular vectors of rows [n, K1], continued by coordinates of most energy."""
-    count, width = rows.shape
-    if count < width:
-        values, vectors = torch.linalg.eigh(rows @ rows.T)
-        vectors = rows.T @ vectors / values.clamp(min=torch.finfo(values.dtype).tiny).sqrt()
-    else:
-        values, vectors = torch.linalg.eigh(rows.T @ rows)
-    values, vectors = values.flip(0), vectors.flip(1)
-    vectors = vectors[:, : min(dimension, int((values > RELATIVE_RANK * values[:1].clamp(min=0)).sum()))]
-    missing = dimension - vectors.shape[1]
-    order = rows.square().sum(0).argsort(descending=True, stable=True)[:missing]
-    units = torch.zeros(width, missing, dtype=rows.dtype)
-    units[order, torch.arange(missing)] = 1
-    return signed(torch.linalg.qr(torch.cat([vectors, units], 1)).Q)
+def _groups(selected: int, dimension: int, allowed: float) -> int:
+    groups = 1
+    while selected * dimension > groups * allowed:
+        groups *= 2
+    return groups
 
 
 def _exact(values: Tensor) -> Tensor:

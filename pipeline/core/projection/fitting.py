@@ -31,13 +31,16 @@ class Settings:
     """What a fitted projection wants to know beside its dimension.
 
     Attributes:
-        basis: r, how many directions of a side of a parameter are kept at most.
+        basis: r, how many directions of a side of a parameter are kept at most. None: 64 for parameters whose gradients
+            are sums over positions, 192 for the others.
         selected: K1, how many coordinates are selected before the second step down to K; no such step where K1 <= K.
-            None: `AUTO_SELECTED` where the step costs next to nothing beside the model, otherwise K.
+            None: as the model allows, see `eigenfit.second_step`.
+        groups: G, how many groups the second step has. None: as few as the model allows.
     """
 
-    basis: int = 128
+    basis: int | None = None
     selected: int | None = None
+    groups: int | None = None
 
 
 class Fitter(ABC):

@@ -5,6 +5,9 @@ For factors these are the layer's inputs and output gradients at up to `MOMENT_P
 CNN, the latter for factors, too, makes no difference of more than .005 in recall or rank correlation, and costs G where
 T > 1. Rows of a parameter that are not finite count as zero.
 
+A basis has r directions at most. Where none is given r depends on T, for what rotation costs: with T = 1 a direction
+costs little beside the layer, and the columns that are not needed are dropped later.
+
 Letters: B rows, T positions, O outputs and I inputs, r size of a basis.
 """
 
@@ -28,12 +31,26 @@ MOMENT_POSITIONS = 64
 """Positions of a row that its second moments are taken from: neighbours tell little that is new, and each costs n^2."""
 
 
+BASIS = 192
+"""r where none is given, T = 1 and for materialised gradients."""
+BASIS_OF_POSITIONS = 64
+"""The same for T > 1."""
+
+
 class Moments(Stage):
     """Second moments of all sides; a sink itself."""
 
-    def __init__(self, shapes: Shapes, rank: int, seed: int) -> None:
-        """Of all sides of these parameters, for bases of at most r = `rank`; `seed` is for sketches of long sides."""
-        self._sides = {name: _sides(name, shape, rank, seed) for name, shape in shapes.items()}
+    def __init__(self, shapes: Shapes, rank: int | None, seed: int) -> None:
+        """Of all sides of these parameters.
+
+        Args:
+            shapes: parameter -> shape.
+            rank: r at most; None: by the number of positions.
+            seed: of the sketches of long sides.
+        """
+        self._shapes, self._rank, self._seed = shapes, rank, seed
+        self._sides: dict[str, tuple[Side, Side]] = {}
+        self._with_positions: set[str] = set()
         self._rows = 0
         self._products = 0
 
@@ -44,7 +61,7 @@ class Moments(Stage):
 
     def dense(self, name: str, gradient: Tensor) -> None:
         """See `Sink`."""
-        output, input = self._sides[name]
+        output, input = self._sides_of(name, 1)
         matrix = finite_rows(gradient).reshape(len(gradient), *as_matrix(tuple(gradient.shape[1:])))
         output.add(matrix.mT.flatten(0, 1))
         input.add(matrix.flatten(0, 1))
@@ -52,7 +69,7 @@ class Moments(Stage):
     def outer(self, name: str, output: Factor, input: Factor) -> None:
         """See `Sink`."""
         self._products += prod(output.shape) * input.shape[2]
-        for side, factor in zip(self._sides[name], (output, input), strict=True):
+        for side, factor in zip(self._sides_of(name, output.shape[1]), (output, input), strict=True):
             factor.feed(side, MOMENT_POSITIONS)
 
     def products(self) -> float:
@@ -61,7 +78,23 @@ class Moments(Stage):
 
     def bases(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Parameter -> leading eigenvectors of its sides, [O, r_o] and [I, r_i], largest eigenvalue first."""
-        return {name: (output.basis(), input.basis()) for name, (output, input) in self._sides.items()}
+        found = {}
+        for name in self._shapes:
+            output, input = self._sides_of(name, 1)
+            rank = self._rank_of(name)
+            found[name] = output.basis(rank), input.basis(rank)
+        return found
+
+    def _sides_of(self, name: str, positions: int) -> tuple[Side, Side]:
+        """Made when the first gradients arrive: a sketch has to know its r."""
+        if positions > 1:
+            self._with_positions.add(name)
+        if name not in self._sides:
+            self._sides[name] = _sides(name, self._shapes[name], self._rank_of(name), self._seed)
+        return self._sides[name]
+
+    def _rank_of(self, name: str) -> int:
+        return self._rank or (BASIS_OF_POSITIONS if name in self._with_positions else BASIS)
 
 
 def finite_rows(values: Tensor) -> Tensor:
@@ -77,5 +110,5 @@ def _sides(name: str, shape: tuple[int, ...], rank: int, seed: int) -> tuple[Sid
 
 def _side(name: str, size: int, rank: int, seed: int) -> Side:
     if size <= LONGEST:
-        return ExactSide(size, min(rank, size))
+        return ExactSide(size)
     return SketchedSide(size, min(rank, size), stream(seed, "eigenbasis", name))

@@ -43,8 +43,8 @@ class Side(ABC):
         """Add unit vectors with their one at `indices`, [m]."""
 
     @abstractmethod
-    def basis(self) -> Tensor:
-        """The leading r eigenvectors, [n, r], orthonormal, largest eigenvalue first; signs are fixed."""
+    def basis(self, rank: int) -> Tensor:
+        """The leading r = min(`rank`, n) eigenvectors, [n, r], orthonormal, largest eigenvalue first, signs fixed."""
 
     @abstractmethod
     def _add(self, vectors: Tensor) -> None:
@@ -54,15 +54,14 @@ class Side(ABC):
 class ExactSide(Side):
     """M itself, [n, n]."""
 
-    def __init__(self, size: int, rank: int) -> None:
-        """Of n = `size` numbers and a basis of r = `rank`."""
-        self._rank = rank
+    def __init__(self, size: int) -> None:
+        """Of n = `size` numbers."""
         self._moment = torch.zeros(size, size, dtype=torch.float64)
 
-    def basis(self) -> Tensor:
+    def basis(self, rank: int) -> Tensor:
         """See the base."""
         vectors = torch.linalg.eigh(self._moment).eigenvectors.flip(1)
-        return signed(vectors[:, : self._rank])
+        return signed(vectors[:, :rank])
 
     def add_units(self, indices: Tensor) -> None:
         """See the base."""
@@ -79,13 +78,12 @@ class SketchedSide(Side):
     """M times a random matrix [n, w]."""
 
     def __init__(self, size: int, rank: int, generator: np.random.Generator) -> None:
-        """Of n = `size` numbers and a basis of r = `rank`; the generator draws the random matrix."""
-        self._rank = rank
+        """Of n = `size` numbers, for bases of up to r = `rank`; the generator draws the random matrix."""
         drawn = np.linalg.qr(generator.standard_normal((size, min(size, 2 * rank))))[0]
         self._random = torch.from_numpy(np.ascontiguousarray(drawn))
         self._product = torch.zeros_like(self._random)
 
-    def basis(self) -> Tensor:
+    def basis(self, rank: int) -> Tensor:
         """See the base."""
         # A small shift keeps the Cholesky factor of a moment of low rank finite (Tropp et al., algorithm 3).
         shift = torch.finfo(torch.float64).eps ** 0.5 * torch.linalg.matrix_norm(self._product) + 1e-300
@@ -93,7 +91,7 @@ class SketchedSide(Side):
         core = self._random.T @ shifted
         factor = torch.linalg.cholesky((core + core.T) / 2)
         root = torch.linalg.solve_triangular(factor, shifted.T, upper=False).T  # M is about root root^T
-        return signed(torch.linalg.svd(root, full_matrices=False).U[:, : self._rank])
+        return signed(torch.linalg.svd(root, full_matrices=False).U[:, :rank])
 
     def add_units(self, indices: Tensor) -> None:
         """See the base."""

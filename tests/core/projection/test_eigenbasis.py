@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from pipeline.core import factors
 from pipeline.core.factors import Vectors
 from pipeline.core.projection import Projection, Settings, eigenfit, fitter, make, moments, sides
 from pipeline.core.projection.eigenbasis import Eigenbasis
-from pipeline.core.projection.eigenfit import automatic, principal
+from pipeline.core.projection.eigenfit import second_step
 from pipeline.core.projection.kronecker import as_matrix
 from pipeline.core.projection.sides import ExactSide, SketchedSide
 from pipeline.core.projection.streams import stream
@@ -105,6 +106,15 @@ def close(found: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10 * float(expected.abs().max()))
 
 
+@pytest.fixture(params=["selection", "one group", "four groups"])
+def settings(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """With K = 15: no second step, and two of 40 coordinates."""
+    if request.param == "four groups":
+        monkeypatch.setattr(eigenfit, "SHARE", 0)
+        monkeypatch.setattr(eigenfit, "LEAST_PRODUCTS", 40 * 15 / 4)
+    return Settings(basis=4, selected=15 if request.param == "selection" else 40)
+
+
 def test_whole_bases_and_all_coordinates_keep_every_inner_product() -> None:
     projection, values = fitted(sample(40), SIZE + 5, Settings(basis=99)), sample(12, seed=1)
     assert projection.dimension == SIZE
@@ -114,7 +124,7 @@ def test_whole_bases_and_all_coordinates_keep_every_inner_product() -> None:
 @pytest.mark.parametrize(("rank", "dimension"), [(99, 20), (3, 20), (3, 5), (2, 10_000)])
 def test_the_coordinates_of_largest_energy_are_kept(rank: int, dimension: int) -> None:
     values = sample(40)
-    projection = fitted(values, dimension, Settings(basis=rank))
+    projection = fitted(values, dimension, Settings(basis=rank, selected=dimension))
     factors = {name: values[name] for name in AS_FACTORS}
     expected = selected_rows(dense(values), factors, rank, dimension)
     assert (
@@ -126,40 +136,28 @@ def test_the_coordinates_of_largest_energy_are_kept(rank: int, dimension: int) -
 
 def test_the_second_step_is_principal_components_of_the_selection() -> None:
     values, other = sample(70), sample(9, seed=1)
-    selection = fitted(values, 50, Settings(basis=5))
+    selection = fitted(values, 50, Settings(basis=5, selected=50))
     projection = fitted(values, 12, Settings(basis=5, selected=50))
     assert (projection.dimension, projection.selected) == (12, 50)
     factors = {name: values[name] for name in AS_FACTORS}
     expected = principal_rows(selected_rows(dense(values), factors, 5, 50), 12)
     close(products(sketched(projection, values)), products(expected))
-    axes = torch.linalg.svd(sketched(selection, values)).Vh[:12].T
+    axes = torch.linalg.svd(normalize(sketched(selection, values))).Vh[:12].T
     close(products(sketched(projection, other)), products(sketched(selection, other) @ axes))
 
 
 def test_fewer_rows_than_dimensions() -> None:
     values, other = sample(8), sample(30, seed=1)
-    selection = fitted(values, 60, Settings())
+    selection = fitted(values, 60, Settings(selected=60))
     projection = fitted(values, 25, Settings(selected=60))
     assert projection.dimension == 25
-    components = torch.from_numpy(projection.state()["components"])
+    components = torch.from_numpy(projection.state()["components"]).reshape(60, 25)
     close(components.T @ components, torch.eye(25, dtype=torch.float64))
     close(products(sketched(projection, values)), products(sketched(selection, values)))
     kept, alone = sketched(projection, other).square().sum(), sketched(selection, other) @ components[:, :8]
     assert kept > 1.1 * alone.square().sum()  # what continues the components is of use on other rows
 
 
-def test_principal_components_of_no_energy_are_replaced() -> None:
-    for rows in (torch.zeros(3, 6), torch.zeros(9, 6), torch.eye(6)[[0, 0, 0, 2]]):
-        basis = principal(rows.double(), 4)
-        close(basis.T @ basis, torch.eye(4, dtype=torch.float64))
-        close(products(rows.double() @ basis), products(rows.double()))
-    generator = torch.Generator().manual_seed(0)
-    alike = torch.randn(4, 1, generator=generator).double() * torch.tensor([[2.0, 1.0, 4.0, 3.0, 0.5, 0.1]]).double()
-    basis = principal(alike, 3)  # one component, then the two coordinates of most energy
-    close(basis @ basis.T @ torch.eye(6).double()[:, 2:4], torch.eye(6).double()[:, 2:4])
-
-
-@pytest.mark.parametrize("settings", [Settings(basis=4), Settings(basis=4, selected=40)])
 def test_neither_batches_nor_order_of_the_sample_matter(settings: Settings) -> None:
     values, other = sample(30), sample(9, seed=1)
     codes = sketched(fitted(values, 15, settings), other)
@@ -170,7 +168,6 @@ def test_neither_batches_nor_order_of_the_sample_matter(settings: Settings) -> N
 
 
 @pytest.mark.parametrize("positions", [1, 2, 40])
-@pytest.mark.parametrize("settings", [Settings(basis=4), Settings(selected=40)])
 def test_factors_and_entries_give_the_same(positions: int, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(factors, "BLOCK_BYTES", 1000)  # several blocks of outputs
     projection = fitted(sample(30), 15, settings)
@@ -186,7 +183,6 @@ def test_factors_and_entries_give_the_same(positions: int, settings: Settings, m
         close(sketch.squared_norms(), flat(values).square().sum(1))
 
 
-@pytest.mark.parametrize("settings", [Settings(basis=4), Settings(selected=40)])
 def test_a_stored_state_gives_the_projection_back(settings: Settings) -> None:
     projection, values = fitted(sample(30), 15, settings), sample(9, seed=1)
     state = {name: array.copy() for name, array in projection.state().items()}
@@ -210,7 +206,7 @@ def test_parameters_without_energy_take_no_room_but_must_arrive() -> None:
     values, other = sample(30), sample(9, seed=1)
     values["conv.weight"] = tuple(0 * part for part in values["conv.weight"])
     values["words.weight"] = (0 * values["words.weight"][0],)
-    projection = fitted(values, 15, Settings())
+    projection = fitted(values, 15, Settings(selected=15))
     ranks = dict(zip(SHAPES, projection.state()["ranks"].tolist(), strict=True))
     assert ranks["conv.weight"] == ranks["words.weight"] == [0, 0]
     sketch = projection.sketch(9, torch.float64)
@@ -226,11 +222,11 @@ def test_parameters_without_energy_take_no_room_but_must_arrive() -> None:
         assert (len(np.unique(own[:, 1])), len(np.unique(own[:, 2]))) == (r_o, r_i)
 
 
-@pytest.mark.parametrize("settings", [Settings(basis=4), Settings(basis=4, selected=40)])
-def test_rows_that_are_not_finite_count_as_zero(settings: Settings) -> None:
+@pytest.mark.parametrize("wrong", [torch.nan, torch.inf])
+def test_rows_that_are_not_finite_count_as_zero(wrong: float, settings: Settings) -> None:
     values, other = sample(30), sample(9, seed=1)
     spoilt, zeroed = (taken(values, range(30)) for _ in range(2))
-    for parts, value in ((spoilt, torch.nan), (zeroed, 0.0)):
+    for parts, value in ((spoilt, wrong), (zeroed, 0.0)):
         for tensors in parts.values():
             tensors[0][3] = value
     assert not sketched(fitted(spoilt, 15, settings), other).isnan().any()
@@ -253,28 +249,65 @@ def test_sketched_bases_are_the_exact_ones_of_moments_of_low_rank(monkeypatch: p
     generator = torch.Generator().manual_seed(0)
     low = torch.randn(99, 4, generator=generator, dtype=torch.float64) * torch.tensor([5.0, 3.0, 2.0, 1.0])
     vectors = low @ torch.linalg.qr(torch.randn(50, 4, generator=generator, dtype=torch.float64)).Q.T
-    exact, sketch = ExactSide(50, 4), SketchedSide(50, 4, stream(0, "test"))
+    exact, sketch = ExactSide(50), SketchedSide(50, 4, stream(0, "test"))
     for side in (exact, sketch):
         side.add(vectors)
     true = torch.linalg.svd(vectors, full_matrices=False).Vh[:4].T
     true = true * true.gather(0, true.abs().argmax(0, keepdim=True)).sign()
-    torch.testing.assert_close(exact.basis(), true)
-    torch.testing.assert_close(sketch.basis(), true, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(exact.basis(4), true)
+    torch.testing.assert_close(sketch.basis(4), true, rtol=1e-5, atol=1e-5)
 
 
 def test_an_empty_sketch_has_a_basis() -> None:
-    basis = SketchedSide(50, 4, stream(0, "test")).basis()
+    basis = SketchedSide(50, 4, stream(0, "test")).basis(4)
     torch.testing.assert_close(basis.T @ basis, torch.eye(4, dtype=torch.float64))
 
 
-def test_the_second_step_is_taken_by_itself_where_it_costs_little(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert automatic(1024, 41_943_040) == 4096 and automatic(1024, 41_943_039) == 1024
-    values = sample(30)
+def test_how_many_coordinates_are_selected_where_none_are_given() -> None:
+    dear = [second_step(dimension, None, 1e12) for dimension in (1, 1024, 1025, 2048, 4096, 8192, 9000)]
+    assert dear == [(4096, 1), (4096, 1), (4100, 1), (8192, 1), (8192, 1), (8192, 1), (8192, 1)]
+    cheap = [second_step(dimension, None, 0) for dimension in (1, 64, 232, 1024, 1183, 2048, 4096)]
+    assert cheap == [(1024, 1), (1024, 1), (1024, 4), (1536, 32), (1183, 1), (2048, 1), (4096, 1)]
+
+
+def test_as_few_groups_as_the_model_or_half_a_millisecond_allow() -> None:
+    found = [second_step(k, 4096, 0)[1] for k in (32, 33, 64, 65, 512, 513, 1024, 4000)]
+    assert found == [2, 4, 4, 8, 32, 32, 32, 32]  # no more
+    # A tenth of the products of the model, where that is more.
+    assert [second_step(1024, 4096, products)[1] for products in (41_943_040, 41_943_039, 20_971_520)] == [1, 2, 2]
+
+
+@pytest.mark.parametrize("selected", [None, 40])
+def test_groups_follow_the_products_of_the_layers(selected: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(eigenfit, "RICH", (1, 40))
+    monkeypatch.setattr(eigenfit, "PLAIN", (1, 40))
+    monkeypatch.setattr(eigenfit, "MOST_SELECTED", 40)
+    monkeypatch.setattr(eigenfit, "LEAST_PRODUCTS", 1)
     work_a_row = 1 * 7 * 6 + 3 * 5 * 12  # T O I of what comes as factors
-    monkeypatch.setattr(eigenfit, "AUTO_SELECTED", 40)
-    for share, components in ((15 * 40 / work_a_row, True), (15 * 40 / (work_a_row + 1), False)):
-        monkeypatch.setattr(eigenfit, "AUTO_SHARE", share)
-        assert ("components" in fitted(values, 15, Settings()).state()) == components
+    for share, sizes in ((15 * 40 / work_a_row, [40]), (15 * 40 / (work_a_row + 1), [20, 20]), (0.5, [5] * 8)):
+        monkeypatch.setattr(eigenfit, "SHARE", share)
+        projection = fitted(sample(30), 15, Settings(selected=selected))
+        assert projection.dimension == 15 and projection.state()["group_sizes"].tolist() == sizes
+
+
+@pytest.mark.parametrize("dimension", [40, 50])
+def test_no_second_step_where_as_many_are_selected(dimension: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(eigenfit, "RICH", (1, 40))
+    monkeypatch.setattr(eigenfit, "PLAIN", (1, 40))
+    for settings in (Settings(), Settings(selected=40)):
+        projection = fitted(sample(30), dimension, settings)
+        assert projection.dimension == dimension and "components" not in projection.state()
+
+
+def test_the_size_of_bases_depends_on_positions_where_none_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(moments, "BASIS", 4)
+    monkeypatch.setattr(moments, "BASIS_OF_POSITIONS", 2)
+    monkeypatch.setattr(moments, "LONGEST", 5)  # all sides but those of the convolution's outputs and of a word
+    ranks = dict(zip(SHAPES, fitted(sample(30), SIZE, Settings()).state()["ranks"].tolist(), strict=True))
+    expected = {"first.weight": [4, 4], "first.bias": [1, 4], "conv.weight": [2, 2], "scale": [1, 1]}
+    assert ranks == {**expected, "words.weight": [4, 4]}
+    whole = fitted(sample(30), SIZE, Settings(basis=3)).state()["ranks"].tolist()
+    assert max(map(max, whole)) == 3 and whole[2] == [3, 3]
 
 
 def test_a_seeded_projection_needs_no_pass() -> None:
@@ -291,10 +324,14 @@ def test_a_seeded_projection_needs_no_pass() -> None:
 
 def test_messages() -> None:
     with pytest.raises(
-        ConfigError, match="expected a basis, .* of at least 1, got 0, 8 and None: mend the section projection"
+        ConfigError, match="expected a basis, .* of at least 1, got 0, 8, None and None: mend the section projection"
     ):
         fitter("eigenbasis", SHAPES, 8, 0, Settings(basis=0))
-    work = fitter("eigenbasis", SHAPES, 8, 0, Settings(basis=2))
+    with pytest.raises(
+        ConfigError, match="expected .* of at least 1, got None, 8, 0 and None: mend the section projection"
+    ):
+        fitter("eigenbasis", SHAPES, 8, 0, Settings(selected=0))
+    work = fitter("eigenbasis", SHAPES, 8, 0, Settings(basis=2, selected=8))
     with pytest.raises(LowlandError, match="expected further passes over the sample before there is a projection"):
         work.projection()
     for _ in range(2):
@@ -307,6 +344,10 @@ def test_messages() -> None:
     state = work.projection().state()
     with pytest.raises(ConfigError, match="expected a fitted state for an eigenbasis projection, got no bases: fit it"):
         make("eigenbasis", SHAPES, 8, 0, {name: array for name, array in state.items() if name != "bases"})
+    cut = fitted(sample(30), 8, Settings(selected=40)).state()
+    cut["coordinates"] = cut["coordinates"][:-1]
+    with pytest.raises(ConfigError, match="expected a second step of 39 selected coordinates, got one of 40: fit it"):
+        make("eigenbasis", SHAPES, 8, 0, cut)
     with pytest.raises(
         ConfigError, match="expected a fitted state of 1 parameters and .* bases, got 5 and .*fit it anew"
     ):
