@@ -35,7 +35,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 HEAP = 1.5
-MAPPED = 1.15
+MAPPED = 1.25
 MAPPED_FROM = 2**25  # bytes; glibc's largest dynamic threshold on machines of 64 bits
 SLACK = 2**23
 """Bytes of a plan for what is counted nowhere: buffers of a store's writer, stacks, code that is loaded when used."""
