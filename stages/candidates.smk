@@ -32,10 +32,11 @@ rule candidates:
     threads: CONFIG.compute.threads
     resources:
         mem_mb=CAPTURE_MB,
+        plan_mb=MEMORY_MB,
     params:
         config=sections("candidates"),
         code=code("candidates"),
         rows=rows,
     shell:
         "lowland stage candidates --checkpoint {wildcards.checkpoint} --split {wildcards.split}"
-        " --shard {wildcards.shard} --memory-mb {MEMORY_MB} --config {params.config:q} 2>&1 | tee {log:q}"
+        " --shard {wildcards.shard} --memory-mb {resources.plan_mb} --config {params.config:q} 2>&1 | tee {log:q}"

@@ -12,10 +12,11 @@ rule gradients:
     threads: CONFIG.compute.threads
     resources:
         mem_mb=CAPTURE_MB,
+        plan_mb=MEMORY_MB,
     params:
         config=sections("gradients"),
         code=code("gradients"),
         rows=rows,
     shell:
         "lowland stage gradients --checkpoint {wildcards.checkpoint} --split {wildcards.split}"
-        " --shard {wildcards.shard} --memory-mb {MEMORY_MB} --config {params.config:q} 2>&1 | tee {log:q}"
+        " --shard {wildcards.shard} --memory-mb {resources.plan_mb} --config {params.config:q} 2>&1 | tee {log:q}"

@@ -12,9 +12,10 @@ rule projection:
     threads: CONFIG.compute.threads
     resources:
         mem_mb=CAPTURE_MB,
+        plan_mb=MEMORY_MB,
     params:
         config=sections("projection"),
         code=code("projection"),
     shell:
-        "lowland stage projection --checkpoint {wildcards.checkpoint} --memory-mb {MEMORY_MB}"
+        "lowland stage projection --checkpoint {wildcards.checkpoint} --memory-mb {resources.plan_mb}"
         " --config {params.config:q} 2>&1 | tee {log:q}"
