@@ -7,8 +7,8 @@ import importlib
 
 QUICK = ("capture",)
 ALL = {
-    "capture": "per-sample gradient capture, Lowland and peers, as ratios to a forward and backward pass (10 minutes)",
-    "fidelity": "what each projection keeps of pairwise influence, at equal bytes a row (2 minutes)",
+    "capture": "per-sample gradient capture, Lowland and peers, as ratios to a forward and backward pass (15 minutes)",
+    "fidelity": "what each projection keeps of pairwise influence, at equal bytes a row (15 minutes)",
     "memory": "memory of capture, planned and measured (5 minutes)",
     "shard": "what a job costs beside its work, at the default size of a shard (5 minutes)",
     "digits": "mislabel detection and relabelling on digits, four kinds of noise, three seeds (10 minutes)",
