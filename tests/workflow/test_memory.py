@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import CapacityError
+from pipeline.steps.memory import plan_of
 from pipeline.storage.artefact import read_manifest
 from pipeline.storage.layout import Layout
 from tests.workflow.runs import Project, planned
@@ -36,7 +37,9 @@ def test_a_budget_that_is_too_small_is_refused_before_anything_is_written(projec
 
 def test_a_budget_between_makes_smaller_batches(project: Project, tmp_path: Path) -> None:
     layout = Layout(project.copy_of_run(tmp_path))
-    config = config_of(project.config, compute={"memory_mb": 20})
+    plan = plan_of(read_manifest(layout.projection("flat")))
+    between = (plan.held(1) + plan.held(256)) // (2 * 10**6)
+    config = config_of(project.config, compute={"memory_mb": between})
     stage(layout, config, "gradients", checkpoint="flat", split="train", shard="00000")
     assert 1 <= read_manifest(layout.gradients("flat", "train", "00000")).record["batch_rows"] < 256
 
