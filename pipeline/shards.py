@@ -27,7 +27,7 @@ PASSES = 3
 """A backward pass takes twice what the forward pass does."""
 OVERHEAD = 1e6
 """What a row costs beside its model: reading, encoding, writing; in operations."""
-LEAST_ROWS, MOST_ROWS = 256, 131072
+LEAST_ROWS, MOST_ROWS = 256, 262144
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def settled_rows(operations: int) -> int:
     yet shards are what runs in parallel, and what is made anew when a row in them changes. A power of two.
 
     >>> settled_rows(10**5), settled_rows(10**9)
-    (131072, 512)
+    (262144, 512)
     """
     wanted = SHARD_SECONDS * NOMINAL_SPEED / (PASSES * operations + OVERHEAD)
     return int(min(MOST_ROWS, max(LEAST_ROWS, 2 ** round(log2(wanted)))))

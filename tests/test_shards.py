@@ -125,5 +125,5 @@ def test_a_shard_that_is_not_planned_is_named():
 
 def test_a_dearer_model_has_smaller_shards():
     sizes = [settled_rows(operations) for operations in (0, 10**6, 10**7, 10**8, 10**9, 10**13)]
-    assert sizes == sorted(sizes, reverse=True) and sizes[0] == 131072 and sizes[-1] == 256
+    assert sizes == sorted(sizes, reverse=True) and sizes[0] == 262144 and sizes[-1] == 256
     assert all(size.bit_count() == 1 for size in sizes) and len(set(sizes)) > 3

@@ -35,15 +35,19 @@ def chosen(name: Device) -> torch.device:
     return torch.device(name)
 
 
-def in_precision(loss: Loss, device: torch.device, precision: Precision) -> Loss:
-    """A loss whose forward pass runs in bfloat16 where that gains: matrix products alone, by autocast.
+def settled(precision: Precision, device: torch.device) -> Literal["float32", "bfloat16"]:
+    """The precision of forward passes; auto: bfloat16 on CUDA devices that compute in it, float32 elsewhere.
 
-    auto: bfloat16 on CUDA devices that compute in it, float32 elsewhere (on CPUs it rarely gains, and loses digits).
-    A model in float64 stays in it.
+    On CPUs bfloat16 rarely gains, and it loses digits.
     """
-    if precision == "auto":
-        gains = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        precision = "bfloat16" if gains else "float32"
+    if precision != "auto":
+        return precision
+    gains = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bfloat16" if gains else "float32"
+
+
+def in_precision(loss: Loss, device: torch.device, precision: Literal["float32", "bfloat16"]) -> Loss:
+    """A loss whose forward pass runs in bfloat16 by autocast: matrix products alone. A model in float64 stays in it."""
     if precision == "float32":
         return loss
 

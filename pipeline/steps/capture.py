@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pipeline.config import Config
 from pipeline.core.capture.cover import Coverage, cover
 from pipeline.core.codec import Codec
-from pipeline.core.device import chosen, in_precision
+from pipeline.core.device import chosen, in_precision, settled
 from pipeline.core.projection import Norms, Projection, Shapes, make
 from pipeline.errors import InputError, LowlandError
 from pipeline.shards import Plan
@@ -85,7 +85,7 @@ def set_up(task: Task, layout: Layout, config: Config, checkpoint: str,
     device = chosen(config.compute.device)
     model = model_at(task, layout, checkpoint, device)
     shapes, left_out = attributed(model, config.gradients.include, config.gradients.exclude)
-    loss = in_precision(task.loss, device, config.compute.precision)
+    loss = in_precision(task.loss, device, settled(config.compute.precision, device))
     coverage = cover(model, loss, tuple(shapes), _probe(task, model), config.gradients.engine)
     return Capturer(task, model, coverage, project(model, coverage, shapes), left_out, config.gradients.norms)
 
@@ -159,4 +159,5 @@ def shard_identity(job: Job, projection: Manifest, checkpoint: str, split: str, 
         "rows": {"start": planned.start, "stop": planned.stop, "content": planned.content},
         "gradients": job.config.gradients.plain(),
         "threads": job.config.compute.threads,
+        "precision": settled(job.config.compute.precision, chosen(job.config.compute.device)),
     }

@@ -119,7 +119,7 @@ def _fit(
     """The projection, by as many passes over the sample as it wants, in batches that grow within the budget.
 
     The sample is train rows and validation rows: the curvature at flat is made of the latter, and what they need of
-    the gradients is kept. Measured on five models, recall@10 of influence on other rows rises by .01 to .05.
+    the gradients is kept.
     """
     growing = Growing(watch, memory.budget_bytes(job), memory.most_rows(job))
     while not work.done:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from pipeline.core.capture.batches import convert
 from pipeline.core.capture.cover import cover
 from pipeline.core.capture.hooks import HookEngine
-from pipeline.core.device import chosen, in_precision
+from pipeline.core.device import chosen, in_precision, settled
 from pipeline.core.projection import Settings, fitter, make
 from pipeline.errors import ConfigError
 from tests.core.capture.models import ROWS, classify, problem
@@ -24,6 +24,18 @@ def test_auto_takes_what_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found == ["cuda", "mps", "cpu"]
     with pytest.raises(ConfigError, match="expected a device cuda, as compute.device says, got a machine or a torch"):
         chosen("cuda")
+
+
+def test_auto_precision_is_bfloat16_where_the_device_computes_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    for supported, expected in ((True, "bfloat16"), (False, "float32")):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, s=supported: s)
+        assert settled("auto", cuda) == expected
+    assert (settled("auto", cpu), settled("bfloat16", cpu), settled("float32", cuda)) == (
+        "float32",
+        "bfloat16",
+        "float32",
+    )
 
 
 def test_bfloat16_is_close_and_float64_is_left_alone() -> None:

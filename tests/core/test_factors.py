@@ -79,11 +79,21 @@ def test_outputs_that_no_word_touches_are_left_out() -> None:
     assert Joined([factor, factor]).touches(0, 3) and not Joined([factor, factor]).touches(3, 9)
 
 
-def test_words_and_maps_are_not_written_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = words(3)
+def test_words_are_not_written_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    factor, other, basis = words(3), vectors(3, size=WIDTH), draw(WORDS, 2)
+    written = Vectors(factor.values())
+
+    def asked(side: Factor) -> list[Tensor]:
+        entries = [(start, entries.clone()) for start, entries in blocks(side, other, block_bytes=1)]
+        touched = [entries for _, entries in entries if entries.any()]
+        return [side.rotated(basis), side.gram(), exact_squares(side, other), *touched]
+
+    expected = asked(written)
     monkeypatch.setattr(Words, "values", lambda _: pytest.fail("written out"))
-    other = vectors(3, size=WIDTH)
-    whole.rotated(draw(WORDS, 2)), whole.gram(), list(blocks(whole, other)), exact_squares(whole, other)
+    found = asked(factor)
+    assert len(found) == len(expected) > 3
+    for one, two in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, two)
 
 
 def test_half_precision_is_brought_to_single() -> None:
