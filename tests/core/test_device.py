@@ -60,6 +60,14 @@ def test_bfloat16_is_close_and_float64_is_left_alone() -> None:
     torch.testing.assert_close(codes(loss, torch.float64), codes(classify, torch.float64), rtol=1e-12, atol=1e-14)
 
 
+def test_losses_that_end_in_half_precision_are_brought_to_single() -> None:
+    model, rows = nn.Linear(4, 3), torch.randn(5, 4)
+    loss = in_precision(lambda model, batch: model(batch).sum(1), torch.device("cpu"), "bfloat16")
+    found, exact = loss(model, rows), model(rows).sum(1)
+    assert found.dtype == torch.float32 and not torch.equal(found, exact)
+    torch.testing.assert_close(found, exact, rtol=0.05, atol=0.05)
+
+
 @pytest.mark.parametrize("name", ["mlp", "conv", "conv 1-D", "norms", "attention", "cross attention"])
 @pytest.mark.parametrize("norms", ["exact", "estimated"])
 def test_nothing_is_left_on_the_cpu(name: str, norms) -> None:

@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 
 from pipeline.cli.main import main
+from pipeline.errors import StoreError
+from pipeline.shards import Plan
+from pipeline.steps.stores import open_codes
 from pipeline.storage.arrays import Arrays
 from pipeline.storage.artefact import read_manifest
 from pipeline.storage.layout import Layout
@@ -26,6 +29,14 @@ def test_equals_a_pass_for_each(project: Project, tmp_path: Path) -> None:
         assert len({read_manifest(store).record["written"] for store in stores}) == 2
         for name in Arrays(stores[0]).names():
             np.testing.assert_array_equal(*[Arrays(store).read(name) for store in stores], err_msg=name)
+
+
+def test_shards_of_another_precision_are_not_mixed_with_the_others(project: Project, tmp_path: Path) -> None:
+    layout = Layout(project.copy_of_run(tmp_path))
+    config = config_of(project.config, compute={"precision": "bfloat16"})
+    stage(layout, config, "gradients", checkpoint="flat", split="train", shard="00001")
+    with pytest.raises(StoreError, match="expected stores of one provenance, got .* which differ in precision; run"):
+        open_codes(layout, Plan.load(layout.plan), "flat", "train")
 
 
 @pytest.mark.parametrize(("checkpoint", "message"), [

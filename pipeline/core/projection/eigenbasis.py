@@ -220,8 +220,8 @@ class _EigenbasisSketch(PartSketch):
         if name not in self._parts:
             return
         part = self._parts[name]
-        if len(part.output) == 1:  # a vector: its one output is 1 or -1
-            rotated = (part.output * part.input).T @ gradient.to(self._values.dtype).T
+        if len(part.output) == 1:  # a vector: the basis of its one output is 1, as signs are fixed
+            rotated = part.input.T @ gradient.to(self._values.dtype).T
             torch.index_select(rotated, 0, part.b, out=self._place(name))
         else:
             matrix = gradient.to(self._values.dtype).reshape(gradient.shape[0], *as_matrix(self._shapes[name]))

@@ -135,3 +135,24 @@ def test_half_precision_is_brought_to_single() -> None:
 def test_vectors_want_three_dimensions() -> None:
     with pytest.raises(ValueError, match="expected 3|not enough values"):
         Vectors(torch.zeros(2, 3))
+
+
+@pytest.mark.parametrize("limit", [1, 4, 9, 1000])
+def test_moments_see_patches_of_a_coarser_grid(limit: int) -> None:
+    layer = nn.Conv2d(2, 1, 3, padding=1, stride=2, dtype=torch.float64)
+    image = torch.randn(3, 2, 13, 14, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    patches = Patches(layer, image, 7 * 7)
+    fed: list[torch.Tensor] = []
+
+    class Record:
+        def add(self, vectors: torch.Tensor) -> None:
+            fed.append(vectors)
+
+        def add_units(self, indices: torch.Tensor) -> None:
+            pytest.fail("patches are no unit vectors")
+
+    patches.feed(Record(), limit)
+    all_patches = {tuple(vector) for vector in patches.values().flatten(0, 1).tolist()}
+    found = [tuple(vector) for vector in fed[0].tolist()]
+    assert len(found) == len(set(found)) and set(found) <= all_patches
+    assert 1 <= len(found) / 3 <= max(2.25 * limit, 1) and (limit < 49 or len(found) == len(all_patches))
