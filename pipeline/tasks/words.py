@@ -19,6 +19,12 @@ def pieces(text: str) -> list[str]:
     return _PIECES.findall(text.lower())
 
 
+def frequent(texts: Iterable[str], size: int) -> list[str]:
+    """The `size` most frequent words that occur at least twice; equally frequent ones in order of the alphabet."""
+    counts = Counter(word for text in texts for word in pieces(text))
+    return sorted((word for word, count in counts.items() if count > 1), key=lambda word: (-counts[word], word))[:size]
+
+
 @dataclass(frozen=True)
 class Vocabulary:
     """Word to number, from 2 up.
@@ -33,10 +39,8 @@ class Vocabulary:
 
     @classmethod
     def of(cls, texts: Iterable[str], size: int, positions: int) -> Vocabulary:
-        """The `size` most frequent words that occur at least twice; equally frequent ones in order of the alphabet."""
-        counts = Counter(word for text in texts for word in pieces(text))
-        often = sorted((word for word, count in counts.items() if count > 1), key=lambda word: (-counts[word], word))
-        return cls({word: number for number, word in enumerate(often[:size], UNKNOWN + 1)}, positions)
+        """The words of `frequent`."""
+        return cls({word: number for number, word in enumerate(frequent(texts, size), UNKNOWN + 1)}, positions)
 
     def __len__(self) -> int:
         """V, with padding and unknown."""
