@@ -3,14 +3,15 @@
 The Snakefile needs shards before anything ran, so the plan is brought up to date while it is parsed and is read by all
 jobs. A *row* has a stable id: its position in the user's dataset, and a hash of its content. A shard is a range of
 positions with the hash of its rows: when rows are appended, only new shards (and the last one, if it was partial)
-differ.
+differ. A *retired* row takes part in no answer; when the stores are compacted it is *dropped* from its shard, too.
 """
 
 from __future__ import annotations
 
 import json
+from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import log2
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 from pipeline.errors import DataError, StoreError
 from pipeline.provenance import digest_bytes
 
-PLAN_FORMAT = 2
+PLAN_FORMAT = 3
 
 SHARD_SECONDS = 60
 NOMINAL_SPEED = 3e10
@@ -32,17 +33,28 @@ LEAST_ROWS, MOST_ROWS = 256, 262144
 
 @dataclass(frozen=True)
 class Shard:
-    """Rows [start, stop) of a split, with the digest of their contents."""
+    """Rows [start, stop) of a split, with the digest of their contents, but for those that were dropped."""
 
     name: str
     start: int
     stop: int
     content: str
+    dropped: tuple[int, ...] = ()
 
     @property
     def rows(self) -> int:
         """How many rows."""
-        return self.stop - self.start
+        return self.stop - self.start - len(self.dropped)
+
+    @property
+    def positions(self) -> list[int]:
+        """Where its rows are in the split, in order."""
+        gone = set(self.dropped)
+        return [position for position in range(self.start, self.stop) if position not in gone]
+
+    def plain(self) -> dict[str, Any]:
+        """Which rows these are, for an identity."""
+        return {"start": self.start, "stop": self.stop, "content": self.content, "dropped": list(self.dropped)}
 
 
 @dataclass(frozen=True)
@@ -72,6 +84,7 @@ class Plan:
         trains: whether the task brings its own training.
         shard_rows: rows of a full shard.
         truth: digest of the true labels, for evaluation; empty where they are not known.
+        retired: positions of the train rows that take part in no answer, ascending.
         data: the task's keyword arguments that only say which rows there are.
         stamp: what the plan was made from; while it stays the same, rows are not read again.
     """
@@ -82,6 +95,7 @@ class Plan:
     trains: bool
     shard_rows: int
     truth: str
+    retired: tuple[int, ...]
     data: dict[str, Any]
     stamp: dict[str, Any]
 
@@ -101,14 +115,29 @@ class Plan:
             if value.pop("format") != PLAN_FORMAT:
                 raise KeyError("format")
             splits = {
-                name: Split(part["rows"], part["content"], tuple(Shard(**shard) for shard in part["shards"]))
+                name: Split(part["rows"], part["content"], tuple(map(_shard, part["shards"])))
                 for name, part in value.pop("splits").items()
             }
-            return Plan(splits=splits, classes=tuple(value.pop("classes")), **value)
+            classes, retired = tuple(value.pop("classes")), tuple(value.pop("retired"))
+            return Plan(splits=splits, classes=classes, retired=retired, **value)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise StoreError(
                 f"expected the plan of a run at {path}, got none that can be read; run `lowland run` there"
             ) from error
+
+    def without(self, retired: Sequence[int], dropped: Sequence[int]) -> Plan:
+        """The same with these train rows retired, and those dropped from their shards."""
+        gone, train = sorted(dropped), self.splits["train"]
+        shards = tuple(
+            replace(shard, dropped=tuple(gone[bisect_left(gone, shard.start) : bisect_left(gone, shard.stop)]))
+            for shard in train.shards
+        )
+        splits = {**self.splits, "train": replace(train, shards=shards)}
+        return replace(self, splits=splits, retired=tuple(sorted(retired)))
+
+
+def _shard(value: dict[str, Any]) -> Shard:
+    return Shard(**{**value, "dropped": tuple(value["dropped"])})
 
 
 def cut(hashes: Sequence[bytes], shard_rows: int) -> Split:

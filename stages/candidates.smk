@@ -14,6 +14,7 @@ rule suspects:
     params:
         config=sections("suspects"),
         code=code("suspects"),
+        retired=retired(),
     shell:
         "lowland stage suspects --config {params.config:q} 2>&1 | tee {log:q}"
 

@@ -81,7 +81,13 @@ def code(stage):
 def rows(wildcards):
     """The rows of a shard: positions and content."""
     shard = PLAN.splits[wildcards.split].shard(wildcards.shard)
-    return f"{shard.start}-{shard.stop} {shard.content}"
+    dropped = f" but {', '.join(map(str, shard.dropped))}" if shard.dropped else ""
+    return f"{shard.start}-{shard.stop} {shard.content}{dropped}"
+
+
+def retired(split="train"):
+    """The rows of a split that take part in no answer."""
+    return ", ".join(map(str, PLAN.retired)) if split == "train" else ""
 
 
 def content(*splits):

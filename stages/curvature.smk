@@ -15,6 +15,7 @@ rule curvature:
     params:
         config=sections("curvature"),
         code=code("curvature"),
+        retired=lambda wildcards: retired(wildcards.split),
     shell:
         "lowland stage curvature --checkpoint {wildcards.checkpoint} --split {wildcards.split}"
         " --config {params.config:q} 2>&1 | tee {log:q}"

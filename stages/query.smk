@@ -16,6 +16,7 @@ rule query:
     params:
         config=sections("query"),
         code=code("query"),
+        retired=retired(),
         content=content("query"),
     shell:
         "lowland stage query --config {params.config:q} 2>&1 | tee {log:q}"

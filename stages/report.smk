@@ -17,6 +17,7 @@ rule report:
     params:
         config=sections("report"),
         code=code("report"),
+        retired=retired(),
         content=content("train", "validation", "query"),
     shell:
         "lowland stage report --config {params.config:q} 2>&1 | tee {log:q}"

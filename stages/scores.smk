@@ -19,6 +19,7 @@ rule scores:
     params:
         config=sections("scores"),
         code=code("scores"),
+        retired=retired(),
         content=content("train"),
     shell:
         "lowland stage scores --config {params.config:q} 2>&1 | tee {log:q}"

@@ -83,6 +83,7 @@ def plan() -> Plan:
         trains=False,
         shard_rows=2,
         truth=True,
+        retired=(2,),
         data={"limit": 3},
         stamp={"sources": []},
     )
@@ -90,12 +91,24 @@ def plan() -> Plan:
 
 def test_a_plan_survives_its_file(tmp_path):
     path = tmp_path / "plan.json"
-    path.write_text(plan().save())
-    assert Plan.load(path) == plan()
+    for saved in (plan(), plan().without([0, 2], [2])):
+        path.write_text(saved.save())
+        assert Plan.load(path) == saved
+
+
+def test_dropped_rows_are_in_no_shard_and_change_no_content():
+    before, after = plan(), plan().without([2, 1], [1])
+    shards = after.splits["train"].shards
+    assert after.retired == (1, 2)
+    assert [shard.positions for shard in shards] == [[0], [2]] and [shard.rows for shard in shards] == [1, 1]
+    assert [shard.content for shard in shards] == [shard.content for shard in before.splits["train"].shards]
+    assert shards[0].plain() == {**before.splits["train"].shards[0].plain(), "dropped": [1]}
+    assert after.without([], []) == before.without([], [])
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", "{}", '{"format": 1}', '{"format": 2}', '{"format": 2, "splits": {"train": 3}}']
+    "text",
+    ["", "{", "[]", "{}", '{"format": 1}', '{"format": 2}', '{"format": 3}', '{"format": 3, "splits": {"train": 3}}'],
 )
 def test_what_is_no_plan_is_refused(tmp_path, text):
     path = tmp_path / "plan.json"

@@ -17,6 +17,8 @@ COMMANDS = {
     "suspects": "pipeline.cli.suspects:suspects",
     "report": "pipeline.cli.report:report",
     "evaluate": "pipeline.cli.evaluate:evaluate",
+    "retire": "pipeline.cli.retire:retire",
+    "compact": "pipeline.cli.retire:compact",
     "verify": "pipeline.cli.verify:verify",
     "init": "pipeline.cli.init:init",
     "stage": "pipeline.cli.stage:stage",

@@ -13,7 +13,7 @@ from pipeline.cli.common import JSON, RUN, layout_of, show
 from pipeline.core.influence import SIGNED
 from pipeline.errors import DataError
 from pipeline.shards import Plan
-from pipeline.steps.query import SIGN, open_stores, query_vectors
+from pipeline.steps.query import SIGN, open_stores, query_vectors, still_counted
 from pipeline.steps.stores import open_arrays
 from pipeline.storage.layout import Layout
 
@@ -84,6 +84,9 @@ def query(
     ]
     direction = "bottom" if bottom else "top"
     header = f"{direction} {len(rows)} train rows for {asked} by {text}, {SIGN[SIGNED[name]]}{note}"
+    counted = still_counted(layout, plan, text)
+    if counted:
+        header += f"; the curvature still counts {counted} retired rows: `lowland run --workdir {run}` takes them out"
     if as_json:
         rows = [{"query": asked, "score_name": text, "direction": direction, **each} for each in rows]
     show(rows, as_json, header)

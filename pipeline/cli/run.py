@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import yaml
 from pipeline import config as settings
 from pipeline.errors import ConfigError, InputError, LowlandError
 from pipeline.steps.code import accept
-from pipeline.storage.artefact import read_manifest, write_whole
+from pipeline.storage.artefact import KEPT, read_manifest, write_whole
 from pipeline.storage.layout import Layout
 
 CHATTER = (
@@ -113,9 +113,18 @@ def _run(config_file: Path | None, directory: Path, options: dict[str, Any], arg
     if options["accept_code"]:
         for stage in accept(config, directory, _recorded_code(Layout(directory))):
             click.echo(f"accepted: what {stage} has made stands, though its code has changed", err=True)
+    if not options["dry_run"]:
+        _forget(directory, options["force"])
     drive(directory, arguments, dry_run=options["dry_run"])
     if not options["dry_run"] and not options["until"]:
         click.echo(f"report: {Layout(directory).report}")
+
+
+def _forget(directory: Path, stages: Iterable[str]) -> None:
+    """Let nothing be taken over from what these stages made before: forced is computed, not copied."""
+    for stage in stages:
+        for kept in (Layout(directory).results / stage).rglob(KEPT):
+            kept.unlink()
 
 
 def unlock(directory: Path) -> None:

@@ -1,12 +1,14 @@
 """Candidates: gradients of a shard's rows under labels that are not their own, for relabelling and for the GGN.
 
 Which labels: all C classes; or, for the GGN of many classes, labels drawn from the model's own predictions, from a
-stream of each row. Which rows: all, or only the suspects.
+stream of each row. Which rows: all, or only the suspects. Rows that the former store of the shard holds already are
+copied from it (`pipeline.steps.reuse`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,15 +18,17 @@ from pipeline.config import Config
 from pipeline.core.codec import Codec
 from pipeline.provenance import digest_bytes
 from pipeline.shards import Plan
-from pipeline.steps.capture import Capturer, device_of, plan_rows, set_up_fitted, shard_identity
+from pipeline.steps import reuse
+from pipeline.steps.capture import Capturer, device_of, set_up_fitted, shard_identity
 from pipeline.steps.job import Job
 from pipeline.steps.memory import candidate_rows, plan_of
-from pipeline.steps.stores import FINITE, NOT_FINITE, open_arrays
+from pipeline.steps.stores import FINITE, NOT_FINITE, open_arrays, open_codec
 from pipeline.steps.tasks import task_of, use_threads
 from pipeline.storage.arrays import ArrayWriter
 from pipeline.storage.artefact import read_manifest
 from pipeline.tasks.base import Batch
 from pipeline.tasks.checks import row_set
+from pipeline.tasks.rows import RowSet
 
 Array = np.ndarray[Any, Any]
 
@@ -45,13 +49,12 @@ def run(job: Job, checkpoint: str, split: str, shard: str) -> None:
     """Write `candidates/<checkpoint>/<split>/<shard>.zarr`.
 
     Arrays: codes [n, L, K], row_scale, loss, label, weight (p_c of the model, or 1/L for sampled labels), each [n, L];
-    position (in the split) and flag, each [n].
+    position (in the split), flag and code_hash, each [n]; content [n, 16].
     """
     use_threads(job.config)
     plan = job.plan()
-    positions = plan_rows(plan, split, shard)
-    chosen = _chosen(job, plan, checkpoint, split, positions)
-    capturer, codec, projection = set_up_fitted(task_of(job.config, plan), job.layout, job.config, checkpoint)
+    chosen = _chosen(job, plan, checkpoint, split, plan.splits[split].shard(shard).positions)
+    codec, projection = open_codec(job.layout, checkpoint)
     sampled = labels_are_sampled(job.config, plan, checkpoint, split)
     suspects = only_suspects(job.config, plan, checkpoint, split)
     identity = shard_identity(job, projection, checkpoint, split, shard) | {
@@ -59,11 +62,46 @@ def run(job: Job, checkpoint: str, split: str, shard: str) -> None:
         "labels": ["sampled", job.config.candidates.sampled_labels, job.config.seed] if sampled else "all",
     }
     store = job.layout.candidates(checkpoint, split, shard)
+    older = reuse.older(job, store, "candidates", identity)
     labels = job.config.candidates.sampled_labels if sampled else len(plan.classes)
     size = candidate_rows(job, plan_of(projection), labels, codec)
     with job.writing(store, "candidates", identity) as (path, record), ArrayWriter(path) as writer:
-        _write(job, writer, capturer, codec, split, chosen, sampled, size)
-        record["batch_rows"] = size
+        work = Work(job, checkpoint, split, codec, sampled)
+        copied = _write(work, writer, older, np.array(chosen, np.int64), size, labels)
+        record.update(batch_rows=size, rows=len(chosen), copied=copied)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What captures under labels; the model is set up when the first row is captured."""
+
+    job: Job
+    checkpoint: str
+    split: str
+    codec: Codec
+    sampled: bool
+
+    @cached_property
+    def capturer(self) -> Capturer:
+        """The model at the checkpoint."""
+        task = task_of(self.job.config, self.job.plan())
+        return set_up_fitted(task, self.job.layout, self.job.config, self.checkpoint)[0]
+
+    @cached_property
+    def rows(self) -> RowSet:
+        """The rows of the split, where the model is."""
+        return row_set(self.capturer.task, self.split, device_of(self.capturer.model))
+
+    def columns(self, positions: Array, hashes: Array) -> reuse.Columns:
+        """What is stored of the rows at these positions."""
+        batch = self.rows.batch([int(position) for position in positions])
+        probabilities = _probabilities(self.capturer, batch)
+        if self.sampled:
+            config = self.job.config
+            labels = _sample(probabilities, hashes, config.candidates.sampled_labels, config.seed)
+        else:
+            labels = Labels(np.tile(np.arange(probabilities.shape[1]), (len(positions), 1)), probabilities)
+        return reuse.with_hashes(_columns(self.capturer, self.codec, batch, labels), hashes)
 
 
 def relabels(checkpoint: str, split: str) -> bool:
@@ -82,36 +120,30 @@ def only_suspects(config: Config, plan: Plan, checkpoint: str, split: str) -> bo
     return relabels(checkpoint, split) and few
 
 
-def _chosen(job: Job, plan: Plan, checkpoint: str, split: str, positions: range) -> list[int]:
+def _chosen(job: Job, plan: Plan, checkpoint: str, split: str, positions: list[int]) -> list[int]:
     if not only_suspects(job.config, plan, checkpoint, split):
-        return list(positions)
+        return positions
     _, arrays = open_arrays(job.layout.suspects, "suspects")
-    suspects = arrays.read("position")
-    return [int(p) for p in suspects[(suspects >= positions.start) & (suspects < positions.stop)]]
+    return sorted({int(p) for p in arrays.read("position")} & set(positions))
 
 
-def _write(
-    job: Job, writer: ArrayWriter, capturer: Capturer, codec: Codec, split: str, chosen: list[int], sampled: bool,
-    size: int,
-) -> None:  # fmt: skip
-    dataset = row_set(capturer.task, split, device_of(capturer.model))
-    _, hash_arrays = open_arrays(job.layout.hashes, "rows")
-    hashes = hash_arrays.read(split)
-    progress = job.progress(f"{split} candidates", len(chosen))
-    for start in range(0, len(chosen), size):
-        picked = chosen[start : start + size]
-        batch = dataset.batch(picked)
-        probabilities = _probabilities(capturer, batch)
-        if sampled:
-            labels = _sample(probabilities, hashes[picked], job.config.candidates.sampled_labels, job.config.seed)
-        else:
-            labels = Labels(np.tile(np.arange(probabilities.shape[1]), (len(picked), 1)), probabilities)
-        for name, column in _columns(capturer, codec, batch, labels).items():
+def _write(work: Work, writer: ArrayWriter, older: reuse.Older | None, chosen: Array, size: int, labels: int) -> int:
+    """Capture or copy the chosen rows, `size` captured ones at a time. Returns how many were copied."""
+    _, hash_arrays = open_arrays(work.job.layout.hashes, "rows")
+    hashes = hash_arrays.read(work.split)[chosen]
+    found = reuse.found_in([older], hashes)[0]
+    fresh, most = found < 0, reuse.most_rows(work.codec.row_bytes * labels, size)
+    progress = work.job.progress(f"{work.split} candidates", len(chosen))
+    for part in reuse.windows(fresh, size, most):
+        new, at = fresh[part], chosen[part]
+        captured = work.columns(at[new], hashes[part][new]) if new.any() else None
+        copied = older.columns(found[part][~new]) if older and not new.all() else None
+        for name, column in {**reuse.merged(captured, copied, new), "position": at}.items():
             writer.append(name, column, total=len(chosen))
-        writer.append("position", np.asarray(picked, np.int64), total=len(chosen))
-        progress.add(len(picked))
-    if not chosen:
-        _write_empty(writer, codec)
+        progress.add(len(at))
+    if not len(chosen):
+        _write_empty(writer, work.codec)
+    return int((~fresh).sum())
 
 
 def _columns(capturer: Capturer, codec: Codec, batch: Batch, labels: Labels) -> dict[str, Array]:
@@ -154,5 +186,11 @@ def _write_empty(writer: ArrayWriter, codec: Codec) -> None:
     empty |= {name: np.zeros((0, 1), dtype) for name, dtype in LABEL_COLUMNS.items()}
     for name, values in empty.items():
         writer.append(name, values, total=0)
-    writer.append("flag", np.zeros(0, np.uint8), total=0)
-    writer.append("position", np.zeros(0, np.int64), total=0)
+    rest: dict[str, Array] = {
+        "flag": np.zeros(0, np.uint8),
+        "position": np.zeros(0, np.int64),
+        "content": np.zeros((0, 16), np.uint8),
+        "code_hash": np.zeros(0, np.uint64),
+    }
+    for name, column in rest.items():
+        writer.append(name, column, total=0)

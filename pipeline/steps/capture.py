@@ -16,7 +16,6 @@ from pipeline.core.codec import Codec
 from pipeline.core.device import chosen, in_precision, settled
 from pipeline.core.projection import Norms, Projection, Shapes, make
 from pipeline.errors import InputError, LowlandError
-from pipeline.shards import Plan
 from pipeline.steps.job import Job
 from pipeline.steps.stores import FINITE, NOT_FINITE, open_arrays
 from pipeline.steps.tasks import attributed, model_at
@@ -142,12 +141,6 @@ def naming_rows(error: LowlandError, what: str, start: int, stop: int) -> Lowlan
     return kind(f"{what}, rows {start} to {stop - 1}: {error}")
 
 
-def plan_rows(plan: Plan, split: str, shard: str) -> range:
-    """Positions of a planned shard's rows."""
-    planned = plan.splits[split].shard(shard)
-    return range(planned.start, planned.stop)
-
-
 def shard_identity(job: Job, projection: Manifest, checkpoint: str, split: str, shard: str) -> dict[str, Any]:
     """What a store of a shard's codes is made from."""
     planned = job.plan().splits[split].shard(shard)
@@ -156,7 +149,7 @@ def shard_identity(job: Job, projection: Manifest, checkpoint: str, split: str, 
         "projection": projection.digest,
         "split": split,
         "shard": shard,
-        "rows": {"start": planned.start, "stop": planned.stop, "content": planned.content},
+        "rows": planned.plain(),
         "gradients": job.config.gradients.plain(),
         "threads": job.config.compute.threads,
         "precision": settled(job.config.compute.precision, chosen(job.config.compute.device)),

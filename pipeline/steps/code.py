@@ -40,6 +40,12 @@ def code_of(stage: str, config: Config, run: Path) -> str:
     return _accepted(Layout(run)).get(stage, {}).get(present, present)
 
 
+def stands_for(stage: str, recorded: str, config: Config, run: Path) -> bool:
+    """Whether what a stage made with the recorded code is what it would make now."""
+    accepted = _accepted(Layout(run)).get(stage, {})
+    return accepted.get(recorded, recorded) == code_of(stage, config, run)
+
+
 def accept(config: Config, run: Path, recorded: dict[str, str]) -> Iterable[str]:
     """Let the present code of every stage stand for the recorded one; yields the stages that differ."""
     accepted = _accepted(Layout(run))

@@ -24,7 +24,7 @@ from pipeline.core.preconditioner import Preconditioner
 from pipeline.errors import ConfigError, DataError
 from pipeline.shards import Plan
 from pipeline.steps.job import Job
-from pipeline.steps.stores import CodeSet, CodeShard, open_candidates, open_codes
+from pipeline.steps.stores import CodeSet, CodeShard, open_candidates, open_codes, retired_of
 from pipeline.storage.arrays import write_arrays
 from pipeline.storage.reduction import tree_sum
 
@@ -35,7 +35,7 @@ def run(job: Job, checkpoint: str, split: str) -> None:
     """Write `curvature/<checkpoint>-<split>.zarr`: values [r], vectors [K, r] unless diagonal, damping [1] (lambda)."""
     section, plan = job.config.curvature, job.plan()
     codes = open_codes(job.layout, plan, checkpoint, split)
-    rows = int(codes.finite().sum())
+    rows = int(codes.counted().sum())
     if not rows:
         raise DataError(
             f"expected {split} rows with finite losses and gradients, got none of {codes.rows}; see the flags in "
@@ -49,6 +49,7 @@ def run(job: Job, checkpoint: str, split: str) -> None:
         "curvature": section.plain(),
         "split": split,
         "rows": rows,
+        "retired": retired_of(plan, split),
     }
     arrays = {"values": spectrum.values, "damping": np.array([fitted.damping])}
     if spectrum.vectors is not None:
@@ -74,9 +75,9 @@ def roots_of(shard: CodeShard) -> Array:
 def _root_blocks(shard: CodeShard) -> Iterator[Array]:
     """The root rows of a shard in blocks of bounded size."""
     for block in shard.blocks():
-        codes = shard.codes(block)[shard.finite[block]].astype(np.float64)
+        codes = shard.codes(block)[shard.counted[block]].astype(np.float64)
         if codes.ndim == 3:
-            weights = np.sqrt(shard.read("weight", block)[shard.finite[block]].astype(np.float64))
+            weights = np.sqrt(shard.read("weight", block)[shard.counted[block]].astype(np.float64))
             codes = (codes * weights[:, :, None]).reshape(-1, codes.shape[-1])
         yield codes
 
@@ -87,7 +88,7 @@ def _spectrum(job: Job, kind: str, roots: CodeSet, rows: int) -> Spectrum:
         return identity_spectrum(dimension, rows)
     if kind == "diagonal":
         return spectrum_of_squares(_sum(job, square_sum, roots), rows)
-    count = sum(shard.finite.sum() * (shard.read("row_scale").shape[1:] or (1,))[0] for shard in roots.shards)
+    count = sum(shard.counted.sum() * (shard.read("row_scale").shape[1:] or (1,))[0] for shard in roots.shards)
     if count < dimension:
         return spectrum_of_roots(np.concatenate([roots_of(shard) for shard in roots.shards]), rows)
     return spectrum_of_sum(_sum(job, outer_sum, roots), rows)

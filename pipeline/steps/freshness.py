@@ -13,6 +13,7 @@ from pipeline.config import Config
 from pipeline.errors import CheckpointError, StoreError, TaskError
 from pipeline.provenance import digest_code, digest_file, digest_value
 from pipeline.shards import Plan
+from pipeline.steps import tombstones
 from pipeline.storage.artefact import open_artefact
 from pipeline.storage.layout import Layout
 from pipeline.tasks.names import task_file
@@ -39,10 +40,10 @@ def is_stale(layout: Layout, config: Config) -> bool:
     sources = stamp["sources"]
     if not isinstance(sources, dict):
         return True
-    return stamp != stamp_of(config, stamp_of_files(list(sources)))
+    return stamp != stamp_of(config, stamp_of_files(list(sources)), tombstones.stamp(layout))
 
 
-def stamp_of(config: Config, sources: Any) -> dict[str, Any]:
+def stamp_of(config: Config, sources: Any, retired: str) -> dict[str, Any]:
     """What a plan is made from, without a look at any row."""
     file = task_file(config.task.class_)
     return {
@@ -50,6 +51,7 @@ def stamp_of(config: Config, sources: Any) -> dict[str, Any]:
         "code": digest_code([file] if file.is_file() else []),
         "sources": sources,
         "shard_rows": config.plan.shard_rows,
+        "retired": retired,
     }
 
 

@@ -45,7 +45,7 @@ def run(job: Job, checkpoint: str, metric: str) -> None:
 
 def _blocks(job: Job, codes: CodeSet, metric: str) -> Iterator[tuple[Array, Array]]:
     progress = job.progress("indexing", codes.rows)
-    for positions, rows in blocks(codes):
+    for positions, rows in blocks(codes, retired=True):
         yield positions, unit(rows).astype(np.float32) if metric == "cosine" else rows
         progress.add(len(positions))
 
@@ -77,7 +77,7 @@ def _recall(job: Job, index: Any, codes: CodeSet, vectors: Vectors, metric: str)
 
 def _share_found(index: Any, codes: CodeSet, score: str, queries: Array, oversample: int) -> float:
     """Mean recall@10 of the directions that the index answers; the bottom of an unsigned score is scanned for."""
-    k = min(RECALL_AT, int(codes.finite().sum()))
+    k = min(RECALL_AT, int(codes.counted().sum()))
     shares = []
     for bottom in (False, True) if SIGNED[score] else (False,):
         found = index_search(index, codes, score, queries, k, bottom, oversample)

@@ -15,7 +15,9 @@ from pipeline.provenance import digest_value
 from pipeline.shards import Plan, cut, settled_rows
 from pipeline.steps.freshness import stamp_of, stamp_of_files
 from pipeline.steps.job import Job
+from pipeline.steps.retire import contents
 from pipeline.steps.tasks import checked_shown, load_task
+from pipeline.steps.tombstones import applied, stamp
 from pipeline.storage.arrays import write_arrays
 from pipeline.storage.artefact import read_manifest, write_whole
 from pipeline.storage.layout import Layout
@@ -31,8 +33,8 @@ def run(job: Job) -> None:
     """Write `prepare/rows.zarr` and `prepare/plan.json`, unless they are up to date."""
     section = job.config.task
     task = load_task(section)
-    stamp = stamp_of(job.config, _sources(task))
-    if _is_current(job.layout, stamp):
+    made_from = stamp_of(job.config, _sources(task), stamp(job.layout))
+    if _is_current(job.layout, made_from):
         return
     facts = check_task(task)
     _check_trainable(section, facts)
@@ -47,9 +49,14 @@ def run(job: Job) -> None:
         trains=facts.trains,
         shard_rows=shard_rows,
         truth=_truth(task),
+        retired=(),
         data=section.data,
-        stamp=stamp,
+        stamp=made_from,
     )
+    plan, lost = applied(job.layout, plan, contents(job.layout))
+    if lost:
+        names = ", ".join(f"{each.row} ({each.content[:8]})" for each in lost[:10])
+        job.say(f"retired rows that the data hold no more, or with other content, and that count again: {names}")
     write_whole(job.layout.plan, plan.save())
     sizes = ", ".join(f"{plan.splits[split].rows} {split}" for split in SPLITS)
     shards = sum(len(plan.splits[split].shards) for split in SPLITS)

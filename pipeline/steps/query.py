@@ -17,9 +17,9 @@ from pipeline.shards import Plan
 from pipeline.steps.job import Job
 from pipeline.steps.preconditioned import check_curvature, open_preconditioner, open_vectors
 from pipeline.steps.retrieve import Ranked, exact_search, index_search
-from pipeline.steps.stores import FINITE, CodeSet, open_codes
+from pipeline.steps.stores import FINITE, CodeSet, open_codes, retired_of
 from pipeline.storage import indexes
-from pipeline.storage.artefact import manifest_path, open_artefact
+from pipeline.storage.artefact import manifest_path, open_artefact, read_manifest
 from pipeline.storage.layout import METRIC_OF, Layout
 from pipeline.storage.tables import write_table
 
@@ -50,7 +50,7 @@ class Stores:
         Raises:
             DataError: fewer rows than k can be ranked.
         """
-        rows = int(self.codes.finite().sum())
+        rows = int(self.codes.counted().sum())
         if not 1 <= k <= rows:
             raise DataError(f"expected k from 1 to {rows}, the train rows that can be ranked, got {k}; choose another")
         if exact or self.index is None:
@@ -93,6 +93,7 @@ def query_vectors(layout: Layout, plan: Plan, text: str, split: str, rows: Array
             )
     if split == "train":
         codes = open_codes(layout, plan, checkpoint, "train")
+        _check_present(plan, rows)
         _check_finite(split, rows, np.isin(rows, np.nonzero(codes.finite())[0]))
         gradients = codes.gather(rows).astype(np.float64)
         return gradients if score == "cosine" else precondition(layout, checkpoint, gradients)
@@ -109,6 +110,24 @@ def precondition(layout: Layout, checkpoint: str, gradients: Array) -> Array:
     """u = H^-1 g with the curvature that belongs to a checkpoint, [q, K]."""
     preconditioner, _ = open_preconditioner(layout, checkpoint, CURVATURE_SPLIT[checkpoint])
     return preconditioner.solve(gradients)
+
+
+def still_counted(layout: Layout, plan: Plan, text: str) -> int:
+    """Retired rows that the curvature behind a score still counts, until the next run takes them out."""
+    score, checkpoint = parse_score(text)
+    if score == "cosine" or CURVATURE_SPLIT[checkpoint] != "train":
+        return 0
+    taken_out = read_manifest(layout.curvature(checkpoint, "train")).identity["retired"]
+    return len(set(plan.retired) - set(taken_out))
+
+
+def _check_present(plan: Plan, rows: Array) -> None:
+    gone = set(plan.retired)
+    for row in rows:
+        if int(row) in gone:
+            raise DataError(
+                f"expected a train row that is not retired, got {row}; `lowland retire --restore` brings it back"
+            )
 
 
 def _check_finite(split: str, rows: Array, finite: Array) -> None:
@@ -131,12 +150,13 @@ def run(job: Job) -> None:
         rows = _finite_queries(job, stores.checkpoint, plan)
         if not len(rows):
             continue
-        k = min(section.k, int(stores.codes.finite().sum()))
+        k = min(section.k, int(stores.codes.counted().sum()))
         queries = query_vectors(job.layout, plan, text, "query", rows)
         for direction in DIRECTIONS if SIGNED[stores.score] else DIRECTIONS[:1]:
             _append(columns, text, direction, rows, stores.answer(queries, k, direction == "bottom"))
             progress.add(len(rows))
-    identity = {"scores": digests, "query": section.plain(), "content": plan.splits["query"].content}
+    identity = {"scores": digests, "query": section.plain(), "content": plan.splits["query"].content,
+                "retired": retired_of(plan, "train")}  # fmt: skip
     with job.writing(job.layout.topk, "query", identity) as (path, _):
         notes = {text: SIGN[SIGNED[parse_score(text)[0]]] for text in section.scores}
         write_table(path, columns, notes)

@@ -43,7 +43,7 @@ class Ranked:
 
 
 def read_suspects(layout: Layout, plan: Plan, column: str, top: int) -> list[Ranked]:
-    """The `top` rows with the largest score; rows without a finite one are left out.
+    """The `top` rows with the largest score; rows without a finite one and retired ones are left out.
 
     Raises:
         DataError: more rows are asked for than can be ranked, or a score that needs labels where there are none.
@@ -57,6 +57,7 @@ def read_suspects(layout: Layout, plan: Plan, column: str, top: int) -> list[Ran
     columns = ["given", "loss_flat", column, *(["suggested", "margin"] if plan.labelled else [])]
     table = read_table(layout.scores, list(dict.fromkeys(columns)))
     scores = np.array([np.nan if value is None else value for value in table[column]], float)
+    scores[list(plan.retired)] = np.nan  # at once, though the table may have been made before
     known = np.nonzero(np.isfinite(scores))[0]
     if top > len(known):
         raise DataError(f"expected --top from 1 to {len(known)}, the rows that have a score, got {top}; ask for fewer")

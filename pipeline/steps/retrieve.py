@@ -43,11 +43,26 @@ def index_search(
         return _joined([index_search(index, codes, score, part, k, bottom, oversample) for part in parts])
     # Only the direction of a query matters to the search; at unit length it cannot overflow float32.
     probes = unit(queries)
-    fetched = min(k * oversample, codes.rows)
-    ids = np.concatenate(
-        [indexes.search(index, (sign * probes).astype(np.float32), fetched)[0] for sign in directions], axis=1
-    )
+    counted = codes.counted()
+    parts = [_found(index, (sign * probes).astype(np.float32), k * oversample, counted) for sign in directions]
+    width = max(part.shape[1] for part in parts)
+    ids = np.concatenate([np.pad(p, ((0, 0), (0, width - p.shape[1])), constant_values=-1) for p in parts], axis=1)
     return _rerank(codes, score, queries, ids, k, bottom)
+
+
+def _found(index: Any, probes: Array, wanted: int, counted: Array) -> Array:
+    """Ids [q, f] of at least `wanted` rows that count, as far as the index has them, and -1 for others.
+
+    Retired rows stay in the index until it is compacted: where they take places of a search, more is fetched.
+    """
+    fetched = min(wanted, len(counted))
+    while True:
+        ids = indexes.search(index, probes, fetched)[0]
+        kept = (ids >= 0) & counted[ids]
+        short = (kept.sum(1) < wanted) & (ids >= 0).all(1)
+        if fetched >= len(counted) or not short.any():
+            return np.where(kept, ids, -1)
+        fetched = min(2 * fetched, len(counted))
 
 
 def _rerank(codes: CodeSet, score: str, queries: Array, found: Array, k: int, bottom: bool) -> Ranked:

@@ -15,11 +15,22 @@ from pipeline.core.preconditioner import Preconditioner
 from pipeline.shards import Plan
 from pipeline.steps.job import Job
 from pipeline.steps.preconditioned import Vectors, open_preconditioner, open_vectors
-from pipeline.steps.stores import FINITE, CodeSet, open_arrays, open_candidates, open_codes
+from pipeline.steps.stores import (
+    FINITE,
+    NOT_FINITE,
+    CodeSet,
+    open_arrays,
+    open_candidates,
+    open_codes,
+    retired_of,
+)
 from pipeline.storage.artefact import read_manifest
 from pipeline.storage.tables import write_table
 
 Array = np.ndarray[Any, Any]
+
+RETIRED = 2
+"""Flag of a row that takes part in no answer."""
 
 NOTES = {
     "s": "unsigned: g^T (C + lambda)^-1 g at flat, C of the validation rows (FVM, set level); larger: more harmful",
@@ -33,7 +44,7 @@ NOTES = {
     "suggested": "argmin over labels c of S(x, c); -1 where unknown",
     "margin": "S(given label) - S(suggested label)",
     "predicted": "argmin over labels c of the loss at flat: the prediction there; -1 where unknown",
-    "flag": "1: loss or gradient not finite, no score",
+    "flag": "1: loss or gradient not finite, 2: retired; no score",
 }
 
 
@@ -45,29 +56,31 @@ def run(job: Job) -> None:
     at_trained, trained_curvature = open_preconditioner(job.layout, "trained", "train")
     _, hashes = open_arrays(job.layout.hashes, "rows")
     labels = hashes.read("train_label")
-    finite = flat.finite() & trained.finite()
+    finite, retired = flat.finite() & trained.finite(), np.isin(np.arange(flat.rows), plan.retired)
+    counted = finite & ~retired
     columns: dict[str, Any] = {
         "row": np.arange(flat.rows),
         "content": [bytes(row).hex() for row in hashes.read("train")],
         "given": labels,
         **_harm(job, flat, at_flat),
         **_classical(job, trained, at_trained, open_vectors(job.layout, "trained")),
-        "flag": np.where(finite, FINITE, 1).astype(np.int8),
+        "flag": np.where(retired, RETIRED, np.where(finite, FINITE, NOT_FINITE)).astype(np.int8),
     }
     if plan.labelled:
         columns.update(_relabelling(job, plan, at_flat, labels))
     for name, values in columns.items():
         if isinstance(values, np.ndarray) and values.dtype.kind == "f" and values.ndim == 1:
-            columns[name] = np.where(finite, values, np.nan)
+            columns[name] = np.where(counted, values, np.nan)
     identity = {
         "gradients": [flat.digests(), trained.digests()],
         "curvature": [flat_curvature.digest, trained_curvature.digest],
         "candidates": open_candidates(job.layout, plan, "flat", "train").digests() if plan.labelled else [],
         "rows": read_manifest(job.layout.hashes).digest,
+        "retired": retired_of(plan, "train"),
     }
     with job.writing(job.layout.scores, "scores", identity) as (path, record):
         write_table(path, columns, NOTES)
-        record["flagged"] = [int(i) for i in np.nonzero(~finite)[0]]
+        record["flagged"] = [int(i) for i in np.nonzero(~finite & ~retired)[0]]
 
 
 def _harm(job: Job, codes: CodeSet, preconditioner: Preconditioner) -> dict[str, Array]:
@@ -80,8 +93,8 @@ def _harm(job: Job, codes: CodeSet, preconditioner: Preconditioner) -> dict[str,
         w.append(forms.w)
         progress.add(len(forms.s))
     return {
-        "s": np.concatenate(s),
-        "w": np.concatenate(w),
+        "s": codes.spread(np.concatenate(s)),
+        "w": codes.spread(np.concatenate(w)),
         "loss_flat": codes.column("loss"),
         "norm_flat": codes.column("norm_full"),
     }
@@ -102,9 +115,9 @@ def _classical(job: Job, codes: CodeSet, preconditioner: Preconditioner, vectors
         progress.add(len(rows))
     return {
         "loss_trained": codes.column("loss"),
-        "self_influence": np.concatenate(own),
-        "tracin": np.concatenate(tracin),
-        "classical": np.concatenate(classical),
+        "self_influence": codes.spread(np.concatenate(own)),
+        "tracin": codes.spread(np.concatenate(tracin)),
+        "classical": codes.spread(np.concatenate(classical)),
     }
 
 
@@ -118,7 +131,7 @@ def _relabelling(job: Job, plan: Plan, preconditioner: Preconditioner, labels: A
     progress = job.progress("relabelling", candidates.rows)
     for shard in candidates.shards:
         for block in shard.blocks():
-            kept = shard.finite[block]
+            kept = shard.counted[block]
             rows, codes = shard.positions[block][kept], shard.codes(block)[kept]
             if len(rows):
                 scores = preconditioner.forms(codes.reshape(-1, codes.shape[-1])).s.reshape(codes.shape[:2])

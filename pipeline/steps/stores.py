@@ -7,6 +7,7 @@ be those that the plan lists. Otherwise the answer would mix two things, and is 
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,7 +18,7 @@ import numpy as np
 
 from pipeline.core.codec import Codec, Encoded
 from pipeline.errors import StoreError
-from pipeline.shards import Plan
+from pipeline.shards import Plan, Shard
 from pipeline.storage.arrays import Arrays
 from pipeline.storage.artefact import Manifest, open_artefact
 from pipeline.storage.layout import Layout
@@ -38,12 +39,23 @@ def open_arrays(path: Path, kind: str) -> tuple[Manifest, Arrays]:
 
 @dataclass(frozen=True)
 class CodeShard:
-    """The codes of some rows of a split: positions [start, start + n) unless `positions` says otherwise."""
+    """The codes of some rows of a split: positions from `start` on but for those dropped, unless the store lists them.
+
+    Attributes:
+        path: the store.
+        manifest: of the store.
+        start: position of its first row.
+        codec: that its codes are decoded with.
+        dropped: positions that the store has no rows of.
+        retired: positions whose rows take part in no answer.
+    """
 
     path: Path
     manifest: Manifest
     start: int
     codec: Codec
+    dropped: tuple[int, ...] = ()
+    retired: tuple[int, ...] = ()
 
     @cached_property
     def arrays(self) -> Arrays:
@@ -71,12 +83,18 @@ class CodeShard:
         """Positions of the shard's rows in the split, [n]."""
         if "position" in self.arrays:
             return self.arrays.read("position")
-        return np.arange(self.start, self.start + self.arrays.rows("codes"))
+        every = np.arange(self.start, self.start + self.arrays.rows("codes") + len(self.dropped))
+        return every[~np.isin(every, self.dropped)] if self.dropped else every
 
     @cached_property
     def finite(self) -> Array:
         """Which rows are numbers, [n] bool."""
         return self.arrays.read("flag") == FINITE
+
+    @cached_property
+    def counted(self) -> Array:
+        """Which rows take part in answers, [n] bool: those that are numbers and not retired."""
+        return self.finite & ~np.isin(self.positions, self.retired) if self.retired else self.finite
 
 
 @dataclass(frozen=True)
@@ -96,16 +114,30 @@ class CodeSet:
         return [manifest.digest for manifest in self.manifests]
 
     def column(self, name: str) -> Array:
-        """One array over all shards, [N, ...]."""
-        return np.concatenate([shard.read(name) for shard in self.shards])
+        """One array over all shards, by position, [N, ...]; see `spread`."""
+        return self.spread(np.concatenate([shard.read(name) for shard in self.shards]))
+
+    def spread(self, values: Array) -> Array:
+        """Values of the stored rows, [n, ...], by position, [N, ...]; NaN, False or 0 where there is none."""
+        if len(values) == self.rows:
+            return values
+        out = np.zeros((self.rows, *values.shape[1:]), values.dtype)
+        if values.dtype.kind == "f":
+            out[:] = np.nan
+        out[np.concatenate([shard.positions for shard in self.shards])] = values
+        return out
 
     def codes(self) -> Array:
-        """All decoded codes, [N, K] float32: for splits that fit into memory."""
+        """All decoded codes of the stored rows, [n, K] float32: for splits that fit into memory."""
         return np.concatenate([shard.codes() for shard in self.shards])
 
     def finite(self) -> Array:
-        """Which rows are numbers, [N] bool."""
-        return np.concatenate([shard.finite for shard in self.shards])
+        """Which rows are numbers, by position, [N] bool."""
+        return self.spread(np.concatenate([shard.finite for shard in self.shards]))
+
+    def counted(self) -> Array:
+        """Which rows take part in answers, by position, [N] bool."""
+        return self.spread(np.concatenate([shard.counted for shard in self.shards]))
 
     def gather(self, positions: Array) -> Array:
         """Decoded codes of some positions, in their order, [p, K] float32."""
@@ -115,8 +147,8 @@ class CodeSet:
         out: Array | None = None
         for i in np.unique(owner):
             mine = np.nonzero(owner == i)[0]
-            wanted, inverse = np.unique(positions[mine] - starts[i], return_inverse=True)
-            codes = self.shards[i].codes(wanted)[inverse]
+            wanted, inverse = np.unique(positions[mine], return_inverse=True)
+            codes = self.shards[i].codes(np.searchsorted(self.shards[i].positions, wanted))[inverse]
             out = np.empty((len(positions), codes.shape[1]), np.float32) if out is None else out
             out[mine] = codes
         if out is None:
@@ -146,8 +178,9 @@ def _open_set(layout: Layout, plan: Plan, checkpoint: str, split: str, paths: li
     shards = []
     for planned, path in zip(plan.splits[split].shards, paths, strict=True):
         manifest = open_artefact(path, kind)
-        _check_rows(path, manifest, planned.start, planned.stop, planned.content)
-        shards.append(CodeShard(path, manifest, planned.start, codec))
+        _check_rows(path, manifest, planned)
+        retired = _within(plan.retired, planned) if split == "train" else ()
+        shards.append(CodeShard(path, manifest, planned.start, codec, planned.dropped, retired))
     for shard in shards:
         check_same(shards[0].path, common(shards[0].manifest), shard.path, common(shard.manifest))
         if shard.manifest.identity["projection"] != projection.digest:
@@ -173,15 +206,24 @@ def check_same(first: Path, expected: dict[str, Any], second: Path, got: dict[st
         )
 
 
-def _check_rows(path: Path, manifest: Manifest, start: int, stop: int, content: str) -> None:
-    planned = {"start": start, "stop": stop, "content": content}
-    if manifest.identity["rows"] != planned:
-        got = manifest.identity["rows"]
-        what = (
-            "other contents"
-            if (got["start"], got["stop"]) == (start, stop)
-            else f"rows {got['start']} to {got['stop'] - 1}"
-        )
+def retired_of(plan: Plan, split: str) -> list[int]:
+    """Positions of a split's rows that take part in no answer, for an identity."""
+    return list(plan.retired) if split == "train" else []
+
+
+def _within(positions: tuple[int, ...], shard: Shard) -> tuple[int, ...]:
+    """Those of the ascending positions that are in a shard."""
+    return positions[bisect_left(positions, shard.start) : bisect_left(positions, shard.stop)]
+
+
+def _check_rows(path: Path, manifest: Manifest, planned: Shard) -> None:
+    got = manifest.identity["rows"]
+    if got != planned.plain():
+        start, stop = planned.start, planned.stop
+        if (got["start"], got["stop"]) != (start, stop):
+            what = f"rows {got['start']} to {got['stop'] - 1}"
+        else:
+            what = "other contents" if got["content"] != planned.content else "others of them dropped"
         raise StoreError(f"expected rows {start} to {stop - 1} as planned in {path}, got {what}; run `lowland run`")
 
 
@@ -191,9 +233,14 @@ def open_codec(layout: Layout, checkpoint: str) -> tuple[Codec, Manifest]:
     return Codec(manifest.identity["gradients"]["codec"], arrays.read("column_scale")), manifest
 
 
-def blocks(codes: CodeSet) -> Iterator[tuple[Array, Array]]:
-    """Positions and decoded codes of finite rows in blocks of bounded size: [n], [n, K]."""
+def blocks(codes: CodeSet, retired: bool = False) -> Iterator[tuple[Array, Array]]:
+    """Positions and decoded codes of the rows that count, in blocks of bounded size: [n], [n, K].
+
+    Args:
+        codes: the shards.
+        retired: with those that are retired.
+    """
     for shard in codes.shards:
+        taken = shard.finite if retired else shard.counted
         for block in shard.blocks():
-            finite = shard.finite[block]
-            yield shard.positions[block][finite], shard.codes(block)[finite]
+            yield shard.positions[block][taken[block]], shard.codes(block)[taken[block]]

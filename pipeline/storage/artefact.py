@@ -6,6 +6,10 @@ way): the manifest is what Snakemake sees as a rule's output. It has three parts
 * *identity*: what the artefact is (configuration, digests of its inputs, rows). Readers refuse to mix identities.
 * *files*: size and digest of every file, so that anything missing, cut short or altered is found.
 * *record*: how it came about (versions, code digest, seconds). Reported, never refused.
+
+Snakemake deletes the outputs of a job before it runs, and so the manifest, but not the content. A copy of the manifest
+under a hidden name stays: a stage that can take over parts of its former result finds there what the content is. The
+copy makes no artefact; what matters to readers is the manifest.
 """
 
 from __future__ import annotations
@@ -25,6 +29,8 @@ from pipeline.errors import CapacityError, StoreError
 from pipeline.provenance import digest_file, digest_value
 
 MANIFEST_FORMAT = 1
+KEPT = ".*.kept"
+"""Copies of manifests, of what may be taken over."""
 CHECKED_BYTES = 256 * 2**20
 """Files up to this size are checked against their digest whenever they are opened; larger ones by `lowland verify`."""
 
@@ -55,13 +61,35 @@ def manifest_path(path: Path) -> Path:
     return path.with_suffix(".json")
 
 
+def kept_path(path: Path) -> Path:
+    """Where the copy of the manifest of the artefact at `path` stands."""
+    return path.with_name(f".{path.stem}.kept")
+
+
 def read_manifest(path: Path) -> Manifest:
     """The manifest of the artefact at `path`.
 
     Raises:
         StoreError: there is none, or it was altered.
     """
-    place = manifest_path(path)
+    return _read(manifest_path(path), path)
+
+
+def kept_manifest(path: Path, kind: str) -> Manifest | None:
+    """What the content at `path` is, artefact or not any more; None unless every byte is as it was written."""
+    try:
+        manifest = _read(kept_path(path), path)
+    except StoreError:
+        return None
+    return manifest if manifest.kind == kind and next(faults(path, manifest), None) is None else None
+
+
+def forget(path: Path) -> None:
+    """Let nothing be taken over from the content at `path`."""
+    kept_path(path).unlink(missing_ok=True)
+
+
+def _read(place: Path, path: Path) -> Manifest:
     try:
         value = json.loads(place.read_text(encoding="utf-8"))
         seal = value.pop("seal")
@@ -131,6 +159,7 @@ def create(path: Path, kind: str, identity: dict[str, Any], record: dict[str, An
         yield temporary
         files = _list_files(temporary)
         manifest_path(path).unlink(missing_ok=True)
+        forget(path)
         _remove(path)
         temporary.rename(path)
         _write_manifest(path, Manifest(kind, path.name, identity, files, record))
@@ -162,8 +191,9 @@ def write_whole(path: Path, text: str) -> None:
 def _write_manifest(path: Path, manifest: Manifest) -> None:
     _sync_directory(path.parent)
     value = json.loads(json.dumps(asdict(manifest)))
-    sealed = {"format": MANIFEST_FORMAT, "seal": digest_value(value), **value}
-    write_whole(manifest_path(path), json.dumps(sealed, indent=1))
+    text = json.dumps({"format": MANIFEST_FORMAT, "seal": digest_value(value), **value}, indent=1)
+    write_whole(kept_path(path), text)
+    write_whole(manifest_path(path), text)
 
 
 def _list_files(root: Path) -> dict[str, tuple[int, str]]:

@@ -21,6 +21,11 @@ class Layout:
         return self.run / "results"
 
     @property
+    def tombstones(self) -> Path:
+        """The rows that the user has retired: a decision, so not among the results."""
+        return self.run / "retired.json"
+
+    @property
     def plan(self) -> Path:
         """Rows and shards."""
         return self.results / "prepare" / "plan.json"

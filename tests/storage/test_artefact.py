@@ -47,7 +47,23 @@ def test_a_written_artefact_opens_with_its_identity_files_and_record(store):
     assert (manifest.kind, manifest.name, manifest.identity) == ("gradients", "00000.zarr", IDENTITY)
     assert manifest.record == {"stage": "gradients"} and manifest.bytes == 21
     assert set(manifest.files) == set(FILES) and list(faults(store, manifest)) == []
-    assert sorted(path.name for path in store.parent.iterdir()) == ["00000.json", "00000.zarr"]
+    assert sorted(path.name for path in store.parent.iterdir()) == [".00000.kept", "00000.json", "00000.zarr"]
+
+
+def test_what_the_content_is_outlives_the_manifest(store):
+    manifest = read_manifest(store)
+    manifest_path(store).unlink()  # as Snakemake does before a job
+    assert artefact.kept_manifest(store, "gradients") == manifest
+    assert artefact.kept_manifest(store, "candidates") is None
+    with pytest.raises(StoreError, match="got nothing there"):
+        read_manifest(store)
+    flip(store / next(iter(FILES)))
+    assert artefact.kept_manifest(store, "gradients") is None
+
+
+def test_content_that_is_forgotten_is_not_taken_over(store):
+    artefact.forget(store)
+    assert artefact.kept_manifest(store, "gradients") is None and read_manifest(store).kind == "gradients"
 
 
 def test_a_single_file_is_an_artefact_too(tmp_path):
@@ -95,7 +111,7 @@ def test_leftovers_of_a_killed_process_are_removed(tmp_path):
     (tmp_path / ".x.zarr.777.tmp").write_bytes(b"")
     (tmp_path / ".y.zarr.777.tmp").write_bytes(b"another artefact's")
     make(tmp_path / "x.zarr")
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".y.zarr.777.tmp", "x.json", "x.zarr"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".x.kept", ".y.zarr.777.tmp", "x.json", "x.zarr"]
 
 
 def test_the_manifest_is_written_last(tmp_path, monkeypatch):
