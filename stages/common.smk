@@ -103,9 +103,8 @@ def shards_of(kind, checkpoint, split):
 def everything():
     """Manifests of all that a run makes."""
     at = settings.CURVATURE_SPLIT
-    made = [
-        f"results/{stage}/{checkpoint}.json" for stage in ("checkpoints", "projection", "vectors") for checkpoint in at
-    ]
+    made = [f"results/{stage}/{checkpoint}.json" for stage in ("checkpoints", "projection") for checkpoint in at]
+    made += vectors_asked("validation", at) + vectors_asked("query", at)
     made += [f"results/curvature/{checkpoint}-{split}.json" for checkpoint, split in at.items()]
     made += [shard for checkpoint in at for split in PLAN.splits for shard in shards_of("gradients", checkpoint, split)]
     made += shards_of("candidates", "flat", "train") if PLAN.labelled else []
@@ -121,6 +120,12 @@ def everything():
 def checkpoints_asked():
     """Checkpoints that the configured scores want."""
     return sorted({settings.parse_score(score)[1] for score in CONFIG.query.scores})
+
+
+def vectors_asked(split, checkpoints=None):
+    """Vectors of a split at some checkpoints, or at those that the configured scores want; none of no rows."""
+    found = checkpoints_asked() if checkpoints is None else checkpoints
+    return [f"results/vectors/{each}-{split}.json" for each in found] if PLAN.splits[split].rows else []
 
 
 def indexes_asked():
@@ -159,13 +164,6 @@ def curvature_at(wildcards):
     """The curvature that belongs to a checkpoint: of the train rows at trained, of the validation rows at flat."""
     split = settings.CURVATURE_SPLIT[wildcards.checkpoint]
     return f"results/curvature/{wildcards.checkpoint}-{split}.json"
-
-
-def asked(wildcards):
-    """Gradients of the rows that may be asked about."""
-    return shards_of("gradients", wildcards.checkpoint, "validation") + shards_of(
-        "gradients", wildcards.checkpoint, "query"
-    )
 
 
 def relabelling():

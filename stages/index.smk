@@ -2,7 +2,7 @@
 rule index:
     input:
         gradients=lambda wildcards: shards_of("gradients", wildcards.checkpoint, "train"),
-        vectors="results/vectors/{checkpoint}.json",
+        vectors="results/vectors/{checkpoint}-validation.json",
     output:
         manifest="results/index/{checkpoint}-{metric}.json",
     log:

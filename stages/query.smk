@@ -2,7 +2,7 @@
 rule query:
     input:
         gradients=[shard for checkpoint in checkpoints_asked() for shard in shards_of("gradients", checkpoint, "train")],
-        vectors=[f"results/vectors/{checkpoint}.json" for checkpoint in checkpoints_asked()],
+        vectors=vectors_asked("query"),
         indexes=indexes_asked(),
     output:
         manifest="results/query/topk.json",

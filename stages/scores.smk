@@ -6,7 +6,7 @@ rule scores:
         candidates=relabelling(),
         at_flat="results/curvature/flat-validation.json",
         at_trained="results/curvature/trained-train.json",
-        vectors="results/vectors/trained.json",
+        vectors="results/vectors/trained-validation.json",
     output:
         manifest="results/scores/scores.json",
     log:

@@ -1,14 +1,14 @@
-# Validation and query gradients, preconditioned: one vector a row, for all later questions.
+# Validation or query gradients, preconditioned: one vector a row, for all later questions.
 rule vectors:
     input:
-        gradients=asked,
+        gradients=lambda wildcards: shards_of("gradients", wildcards.checkpoint, wildcards.split),
         curvature=curvature_at,
     output:
-        manifest="results/vectors/{checkpoint}.json",
+        manifest="results/vectors/{checkpoint}-{split}.json",
     log:
-        "logs/vectors/{checkpoint}.log",
+        "logs/vectors/{checkpoint}-{split}.log",
     benchmark:
-        "benchmarks/vectors/{checkpoint}.tsv"
+        "benchmarks/vectors/{checkpoint}-{split}.tsv"
     threads: CONFIG.compute.threads
     resources:
         mem_mb=4000,
@@ -16,4 +16,5 @@ rule vectors:
         config=sections("vectors"),
         code=code("vectors"),
     shell:
-        "lowland stage vectors --checkpoint {wildcards.checkpoint} --config {params.config:q} 2>&1 | tee {log:q}"
+        "lowland stage vectors --checkpoint {wildcards.checkpoint} --split {wildcards.split}"
+        " --config {params.config:q} 2>&1 | tee {log:q}"

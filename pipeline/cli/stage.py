@@ -26,7 +26,7 @@ WHERE = {
     "gradients": ("checkpoint", "split", "shard"),
     "candidates": ("checkpoint", "split", "shard"),
     "curvature": ("checkpoint", "split"),
-    "vectors": ("checkpoint",),
+    "vectors": ("checkpoint", "split"),
     "index": ("checkpoint", "metric"),
 }
 """Which artefact of a stage: the options that it needs besides --config."""

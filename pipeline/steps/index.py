@@ -17,7 +17,7 @@ from pipeline.shards import sample
 from pipeline.steps.job import Job
 from pipeline.steps.preconditioned import Vectors, open_vectors
 from pipeline.steps.retrieve import exact_search, index_search
-from pipeline.steps.stores import FINITE, CodeSet, blocks, open_arrays, open_codes
+from pipeline.steps.stores import CodeSet, blocks, open_arrays, open_codes
 from pipeline.storage import indexes
 from pipeline.storage.layout import METRIC_OF
 
@@ -30,7 +30,8 @@ RECALL_AT = 10
 def run(job: Job, checkpoint: str, metric: str) -> None:
     """Write `index/<checkpoint>-<metric>.faiss`, with recall@10 before and after the rerank in its record."""
     section, plan = job.config.index, job.plan()
-    codes, vectors = open_codes(job.layout, plan, checkpoint, "train"), open_vectors(job.layout, checkpoint)
+    codes = open_codes(job.layout, plan, checkpoint, "train")
+    vectors = open_vectors(job.layout, checkpoint, "validation")
     finite = int(codes.finite().sum())
     index = indexes.build(section.factory, len(codes.shards[0].codec.column_scale), _blocks(job, codes, metric),
                           lambda: _sample(job, codes, metric), job.config.compute.threads)  # fmt: skip
@@ -64,10 +65,10 @@ def _sample(job: Job, codes: CodeSet, metric: str) -> Array:
 def _recall(job: Job, index: Any, codes: CodeSet, vectors: Vectors, metric: str) -> dict[str, Any]:
     """recall@10 against exact search over validation rows chosen by content, for the record."""
     _, hashes = open_arrays(job.layout.hashes, "rows")
-    finite = np.nonzero(vectors.arrays.read("validation_flag") == FINITE)[0]
+    finite = np.nonzero(vectors.finite())[0]
     content = hashes.read("validation")[finite]
     chosen = finite[sample([bytes(row) for row in content], job.config.index.recall_rows, job.config.seed)]
-    queries = vectors.codes("validation", chosen) if metric == "cosine" else vectors.solved("validation", chosen)
+    queries = vectors.codes(chosen) if metric == "cosine" else vectors.solved(chosen)
     scores = [score for score, kind in METRIC_OF.items() if kind == metric]
     after = {score: _share_found(index, codes, score, queries, job.config.index.oversample) for score in scores}
     before = {score: _share_found(index, codes, score, queries, 1) for score in scores}

@@ -11,7 +11,7 @@ from pipeline.config import CURVATURE_SPLIT
 from pipeline.core.curvature import Spectrum
 from pipeline.core.preconditioner import Preconditioner
 from pipeline.errors import StoreError
-from pipeline.steps.stores import CodeSet, open_arrays
+from pipeline.steps.stores import FINITE, CodeSet, open_arrays
 from pipeline.storage.arrays import Arrays
 from pipeline.storage.artefact import Manifest, read_manifest
 from pipeline.storage.layout import Layout
@@ -30,27 +30,31 @@ def open_preconditioner(layout: Layout, checkpoint: str, split: str) -> tuple[Pr
 
 @dataclass(frozen=True)
 class Vectors:
-    """Rows that may be asked about, as they are and preconditioned, float64."""
+    """Rows of a split that may be asked about, as they are and preconditioned, float64."""
 
     manifest: Manifest
     arrays: Arrays
 
-    def codes(self, split: str, rows: Array | slice | None = None) -> Array:
+    def codes(self, rows: Array | slice | None = None) -> Array:
         """g, [n, K]."""
-        return self.arrays.read(f"{split}_code", rows)
+        return self.arrays.read("code", rows)
 
-    def solved(self, split: str, rows: Array | slice | None = None) -> Array:
+    def solved(self, rows: Array | slice | None = None) -> Array:
         """u = H^-1 g, [n, K]."""
-        return self.arrays.read(f"{split}_solved", rows)
+        return self.arrays.read("solved", rows)
+
+    def finite(self) -> Array:
+        """Which rows are numbers, [n] bool."""
+        return self.arrays.read("flag") == FINITE
 
 
-def open_vectors(layout: Layout, checkpoint: str) -> Vectors:
-    """The vectors of validation and query rows at a checkpoint.
+def open_vectors(layout: Layout, checkpoint: str, split: str) -> Vectors:
+    """The vectors of validation or query rows at a checkpoint.
 
     Raises:
         StoreError: missing or damaged, or made with another curvature than stands there now.
     """
-    path, source = layout.vectors(checkpoint), layout.curvature(checkpoint, CURVATURE_SPLIT[checkpoint])
+    path, source = layout.vectors(checkpoint, split), layout.curvature(checkpoint, CURVATURE_SPLIT[checkpoint])
     vectors = Vectors(*open_arrays(path, "vectors"))
     if vectors.manifest.identity["curvature"] != read_manifest(source).digest:
         raise StoreError(f"expected {path} made with the curvature at {source}, got another one; run `lowland run`")

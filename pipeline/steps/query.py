@@ -17,7 +17,7 @@ from pipeline.shards import Plan
 from pipeline.steps.job import Job
 from pipeline.steps.preconditioned import check_curvature, open_preconditioner, open_vectors
 from pipeline.steps.retrieve import Ranked, exact_search, index_search
-from pipeline.steps.stores import FINITE, CodeSet, open_codes, retired_of
+from pipeline.steps.stores import CodeSet, open_codes, retired_of
 from pipeline.storage import indexes
 from pipeline.storage.artefact import manifest_path, open_artefact, read_manifest
 from pipeline.storage.layout import METRIC_OF, Layout
@@ -97,13 +97,13 @@ def query_vectors(layout: Layout, plan: Plan, text: str, split: str, rows: Array
         _check_finite(split, rows, np.isin(rows, np.nonzero(codes.finite())[0]))
         gradients = codes.gather(rows).astype(np.float64)
         return gradients if score == "cosine" else precondition(layout, checkpoint, gradients)
-    vectors = open_vectors(layout, checkpoint)
-    if vectors.manifest.identity[split] != open_codes(layout, plan, checkpoint, split).digests():
+    vectors = open_vectors(layout, checkpoint, split)
+    if vectors.manifest.identity["gradients"] != open_codes(layout, plan, checkpoint, split).digests():
         raise StoreError(
             f"expected vectors of the {split} rows as they are now, got those of others; run `lowland run`"
         )
-    _check_finite(split, rows, vectors.arrays.read(f"{split}_flag", rows) == FINITE)
-    return vectors.codes(split, rows) if score == "cosine" else vectors.solved(split, rows)
+    _check_finite(split, rows, vectors.finite()[rows])
+    return vectors.codes(rows) if score == "cosine" else vectors.solved(rows)
 
 
 def precondition(layout: Layout, checkpoint: str, gradients: Array) -> Array:
@@ -165,7 +165,7 @@ def run(job: Job) -> None:
 def _finite_queries(job: Job, checkpoint: str, plan: Plan) -> Array:
     if not plan.splits["query"].rows:
         return np.zeros(0, np.int64)
-    return np.nonzero(open_vectors(job.layout, checkpoint).arrays.read("query_flag") == FINITE)[0]
+    return np.nonzero(open_vectors(job.layout, checkpoint, "query").finite())[0]
 
 
 def _append(columns: dict[str, list[Any]], text: str, direction: str, rows: Array, ranked: Ranked) -> None:

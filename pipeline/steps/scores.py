@@ -63,7 +63,7 @@ def run(job: Job) -> None:
         "content": [bytes(row).hex() for row in hashes.read("train")],
         "given": labels,
         **_harm(job, flat, at_flat),
-        **_classical(job, trained, at_trained, open_vectors(job.layout, "trained")),
+        **_classical(job, trained, at_trained, open_vectors(job.layout, "trained", "validation")),
         "flag": np.where(retired, RETIRED, np.where(finite, FINITE, NOT_FINITE)).astype(np.int8),
     }
     if plan.labelled:
@@ -103,9 +103,9 @@ def _harm(job: Job, codes: CodeSet, preconditioner: Preconditioner) -> dict[str,
 def _classical(job: Job, codes: CodeSet, preconditioner: Preconditioner, vectors: Vectors) -> dict[str, Array]:
     """Self-influence, and what the row does to the mean validation loss to first order, at the trained weights."""
     progress = job.progress("scoring at trained", codes.rows)
-    finite = vectors.arrays.read("validation_flag") == FINITE
-    gradient = vectors.codes("validation")[finite].mean(0)
-    solved = vectors.solved("validation")[finite].mean(0)
+    finite = vectors.finite()
+    gradient = vectors.codes()[finite].mean(0)
+    solved = vectors.solved()[finite].mean(0)
     own, tracin, classical = [], [], []
     for shard in codes.shards:
         rows = shard.codes().astype(np.float64)

@@ -80,12 +80,12 @@ def _expectations(layout: Layout, plan: Plan, manifests: dict[Path, Manifest]) -
         yield layout.projection(checkpoint), "checkpoint", weights
         split = CURVATURE_SPLIT[checkpoint]
         curvature = layout.curvature(checkpoint, split)
-        yield layout.vectors(checkpoint), "curvature", digest(curvature)
         summed = layout.candidates if _kind(manifests, curvature) == "ggn" else layout.gradients
         yield curvature, "inputs", digests(summed, checkpoint, split)
         for split in ("validation", "query"):
             if plan.splits[split].rows:
-                yield layout.vectors(checkpoint), split, digests(layout.gradients, checkpoint, split)
+                yield layout.vectors(checkpoint, split), "curvature", digest(curvature)
+                yield layout.vectors(checkpoint, split), "gradients", digests(layout.gradients, checkpoint, split)
         for split, rows in plan.splits.items():
             for shard in rows.shards:
                 for place in (layout.gradients, layout.candidates):

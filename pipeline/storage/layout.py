@@ -70,9 +70,9 @@ class Layout:
         """The spectral factor of a split's curvature."""
         return self.results / "curvature" / f"{checkpoint}-{split}.zarr"
 
-    def vectors(self, checkpoint: str) -> Path:
-        """Preconditioned validation and query gradients."""
-        return self.results / "vectors" / f"{checkpoint}.zarr"
+    def vectors(self, checkpoint: str, split: str) -> Path:
+        """Preconditioned gradients of validation or query rows."""
+        return self.results / "vectors" / f"{checkpoint}-{split}.zarr"
 
     def index(self, checkpoint: str, metric: str) -> Path:
         """The FAISS index of the train codes."""

@@ -36,7 +36,8 @@ def compute(directory: Path, config: Config) -> dict[str, np.ndarray]:
             for shard in rows.shards:
                 stage(layout, config, "gradients", checkpoint=checkpoint, split=split, shard=shard.name)
         stage(layout, config, "curvature", checkpoint=checkpoint, split=CURVATURE_SPLIT[checkpoint])
-        stage(layout, config, "vectors", checkpoint=checkpoint)
+        for split in [name for name in ("validation", "query") if plan.splits[name].rows]:
+            stage(layout, config, "vectors", checkpoint=checkpoint, split=split)
     for shard in plan.splits["train"].shards if plan.labelled else ():
         stage(layout, config, "candidates", checkpoint="flat", split="train", shard=shard.name)
     stage(layout, config, "scores")

@@ -212,7 +212,7 @@ def test_the_mean_of_single_points_is_w(demo: Path, scores: dict[str, np.ndarray
     layout = Layout(demo)
     codes = open_codes(layout, Plan.load(layout.plan), "flat", "train").codes().astype(np.float64)
     preconditioner, _ = open_preconditioner(layout, "flat", "validation")
-    single = np.square(codes @ open_vectors(layout, "flat").solved("validation").T).mean(1)
+    single = np.square(codes @ open_vectors(layout, "flat", "validation").solved().T).mean(1)
     solved = preconditioner.solve(codes)
     difference = scores["s"] - preconditioner.damping * np.square(solved).sum(1)
     assert (np.abs(single - scores["w"]) <= 1e-6 * scores["s"]).all()
@@ -223,7 +223,7 @@ def test_the_mean_of_single_points_is_w(demo: Path, scores: dict[str, np.ndarray
 def test_stored_vectors_solve_the_damped_system(demo: Path) -> None:
     for checkpoint in ("trained", "flat"):
         expected = query_vector(demo, f"influence@{checkpoint}", "query", 3)
-        stored = open_vectors(Layout(demo), checkpoint).solved("query", np.array([3]))[0]
+        stored = open_vectors(Layout(demo), checkpoint, "query").solved(np.array([3]))[0]
         assert np.allclose(stored, expected, rtol=1e-6, atol=1e-9 * np.abs(expected).max())
 
 

@@ -53,8 +53,8 @@ DAMAGES = {
     "the index cut short": Damage("results/index/trained-inner.faiss", cut, BY_INDEX),
     "a byte of the scores": Damage("results/scores/scores.parquet", flip, SUSPECTS),
     "the scores deleted": Damage("results/scores/scores.parquet", Path.unlink, SUSPECTS),
-    "a chunk of the vectors deleted": Damage("results/vectors/trained.zarr/query_solved/c/0/0", Path.unlink, BY_INDEX),
-    "a byte of the vectors": Damage("results/vectors/trained.zarr/query_solved/c/0/0", flip, BY_INDEX),
+    "a chunk of the vectors deleted": Damage("results/vectors/trained-query.zarr/solved/c/0/0", Path.unlink, BY_INDEX),
+    "a byte of the vectors": Damage("results/vectors/trained-query.zarr/solved/c/0/0", flip, BY_INDEX),
     "a byte of the column scales": Damage("results/projection/trained.zarr/column_scale/c/0", flip, BY_INDEX),
     "the plan cut short": Damage("results/prepare/plan.json", cut, BY_INDEX),
 }
@@ -115,7 +115,7 @@ def test_all_shards_of_another_run_are_refused(project: Project, tmp_path: Path,
     assert "faults" in ask("verify", copy).complaint
 
 
-@pytest.mark.parametrize("name", ["vectors/trained", "curvature/trained-train"])
+@pytest.mark.parametrize("name", ["vectors/trained-query", "curvature/trained-train"])
 def test_vectors_and_curvature_must_belong_together(name: str, project: Project, tmp_path: Path, other: Path) -> None:
     copy = project.copy_of_run(tmp_path)
     transplant(other, copy, name)

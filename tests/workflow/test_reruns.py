@@ -136,7 +136,11 @@ def test_appended_rows_need_their_own_shards_only(project: Project, tmp_path: Pa
         made = planned(project.copy_of_run(tmp_path))
     third = {f"{kind}/train/00002" for kind in ("gradients/trained", "gradients/flat", "candidates/flat")}
     # Curvature of the validation rows and the vectors at flat know nothing of train rows.
-    later = {name for name in whole if FROM_CURVATURE(name)} - {"curvature/flat-validation", "vectors/flat"}
+    later = {name for name in whole if FROM_CURVATURE(name)} - {
+        "curvature/flat-validation",
+        "vectors/flat-validation",
+        "vectors/flat-query",
+    }
     assert made == third | {name for name in whole if last_shard(name)} | later
 
 
