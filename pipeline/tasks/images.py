@@ -1,12 +1,14 @@
-"""Grey images as rows ([1, H, W] float32, 0 to 1, and a label): show them, read one from a file, plant noise.
+"""Images as rows ([1 or 3, H, W] float32, 0 to 1, and a label): show them, read one from a file, plant noise.
 
-Pillow belongs to this module. A picture from a file is made grey and scaled to H x W; .npy and .json hold the numbers
-themselves: integers from 0 to 255 are divided by 255, other numbers are taken as they are.
+Pillow belongs to this module. A picture from a file is made grey, where the task's are, and scaled to H x W; .npy and
+.json hold the numbers themselves, a pixel's colours last: integers from 0 to 255 are divided by 255, other numbers are
+taken as they are.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,25 +40,25 @@ class Noise:
 
 
 class ImageTask(Classification):
-    """Classification of grey images of one size."""
+    """Classification of grey or coloured images of one size."""
 
-    def __init__(self, splits: Splits, names: Sequence[str], recipe: Recipe, side: int) -> None:
-        """As Classification; images are side x side pixels."""
+    def __init__(self, splits: Splits, names: Sequence[str], recipe: Recipe, side: int, channels: int = 1) -> None:
+        """As Classification; images are side x side pixels, of one channel or three."""
         super().__init__(splits, names, recipe)
-        self._side = side
+        self._side, self._channels = side, channels
 
     def show(self, row: Row) -> Shown:
-        """The picture in grey, 0 black and 1 white."""
-        pixels = (255 * row[0].squeeze(0).clamp(0, 1)).round().to(torch.uint8)
-        return Shown(image=pixels.numpy())
+        """The picture, 0 dark and 1 bright."""
+        pixels = (255 * row[0].clamp(0, 1)).round().to(torch.uint8).permute(1, 2, 0)
+        return Shown(image=pixels.squeeze(-1).numpy())
 
     def read(self, path: Path, label: str | None) -> Row:
-        """A picture, or .npy or .json with side x side numbers.
+        """A picture, or .npy or .json with side x side pixels.
 
         Raises:
             DataError: the file cannot be read, has another size, or the label is unknown.
         """
-        return read_image(path, self._side), class_index(label, self.classes)
+        return read_image(path, self._side, self._channels), class_index(label, self.classes)
 
 
 def planted_splits(images: Tensor, labels: Labels, parts: Sequence[Labels], noise: Noise, classes: int) -> Splits:
@@ -88,8 +90,8 @@ def _features(images: Tensor) -> np.ndarray[Any, Any]:
     return torch.nn.functional.adaptive_avg_pool2d(images, FEATURE_SIDE).flatten(1).numpy()
 
 
-def read_image(path: Path, side: int) -> Tensor:
-    """[1, side, side], float32, from a picture, .npy or .json.
+def read_image(path: Path, side: int, channels: int = 1) -> Tensor:
+    """[channels, side, side], float32, from a picture, .npy or .json.
 
     Raises:
         DataError: no such file, not readable, or of another size.
@@ -98,16 +100,18 @@ def read_image(path: Path, side: int) -> Tensor:
         raise DataError(f"expected a file at {path}, found none; mend the path")
     kind = path.suffix.lower()
     if kind in PICTURES:
-        return read_picture(path, side)
+        return read_picture(path, side, channels)
     if kind not in (".npy", ".json"):
         raise DataError(f"expected .npy, .json or a picture ({', '.join(PICTURES)}), got {path.name}; convert it")
     values = _read_numbers(path)
-    if values.size != side * side:
+    shape = (side, side, channels) if channels > 1 else (side, side)
+    if values.size != math.prod(shape):
         raise DataError(
-            f"expected {side} x {side} = {side * side} numbers in {path.name}, got {values.size}; resize it"
+            f"expected {' x '.join(map(str, shape))} = {math.prod(shape)} numbers in {path.name}, got {values.size}; "
+            "resize it"
         )
     scale = 255 if np.issubdtype(values.dtype, np.integer) else 1
-    image = torch.from_numpy(values.astype(np.float32) / scale).reshape(1, side, side)
+    image = torch.from_numpy(values.astype(np.float32) / scale).reshape(side, side, channels).permute(2, 0, 1)
     if not bool(torch.isfinite(image).all()):
         raise DataError(f"expected finite numbers in {path.name}, got NaN or infinity; mend the file")
     return image
@@ -127,8 +131,8 @@ def _read_numbers(path: Path) -> np.ndarray[Any, Any]:
     return values
 
 
-def read_picture(path: Path, side: int) -> Tensor:
-    """[1, side, side] grey, 0 to 1, scaled by the mean over the pixels that fall together.
+def read_picture(path: Path, side: int, channels: int = 1) -> Tensor:
+    """[channels, side, side], 0 to 1, grey for one channel; scaled by the mean over the pixels that fall together.
 
     Raises:
         DataError: Pillow cannot read it.
@@ -137,9 +141,10 @@ def read_picture(path: Path, side: int) -> Tensor:
 
     try:
         with Image.open(path) as picture:
-            grey = picture.convert("L").resize((side, side), Image.Resampling.BOX)
+            scaled = picture.convert("L" if channels == 1 else "RGB").resize((side, side), Image.Resampling.BOX)
     except Exception as error:
         raise DataError(
             f"expected a picture in {path.name}, got {type(error).__name__}: {error}; save it as PNG again"
         ) from error
-    return torch.from_numpy(np.asarray(grey, dtype=np.float32) / 255).unsqueeze(0)
+    pixels = np.asarray(scaled, dtype=np.float32).reshape(side, side, channels)
+    return torch.from_numpy(pixels / 255).permute(2, 0, 1)

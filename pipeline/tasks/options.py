@@ -46,6 +46,17 @@ def share(name: str, value: Any) -> float:
     return float(value)
 
 
+def yes_or_no(name: str, value: Any) -> bool:
+    """`value` if it is true or false.
+
+    Raises:
+        TaskError: it is neither.
+    """
+    if not isinstance(value, bool):
+        raise TaskError(f"expected {name} to be true or false, got {value!r}; mend it under task.options")
+    return value
+
+
 def class_index(label: str | None, names: Sequence[str]) -> int | None:
     """The number of a class as a person types it: its name or its number.
 

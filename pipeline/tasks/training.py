@@ -7,10 +7,11 @@ Order and initial weights come from the global generators, which the caller seed
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline.tasks.base import Task
 from pipeline.tasks.rows import RowSet
@@ -28,6 +29,7 @@ class Recipe:
         optimizer: "sgd" (momentum .9) or "adamw".
         batch_rows: B.
         weight_decay: of the optimizer.
+        augment: a random change of the inputs of a batch, [B, ...] to the same shape; None: as they are.
     """
 
     epochs: int
@@ -35,6 +37,7 @@ class Recipe:
     optimizer: str = "sgd"
     batch_rows: int = 64
     weight_decay: float = 0.0
+    augment: Callable[[Tensor], Tensor] | None = None
 
     def make(self, model: nn.Module) -> torch.optim.Optimizer:
         """The optimizer of the trainable parameters."""
@@ -55,16 +58,27 @@ def fit(task: Task, model: nn.Module, recipe: Recipe) -> None:
     model.train()
     for epoch in range(recipe.epochs):
         order = torch.randperm(len(rows))
-        total = sum(_step(task, model, optimizer, rows, part.tolist()) for part in order.split(recipe.batch_rows))
+        total = sum(
+            _step(task, model, optimizer, rows, part.tolist(), recipe.augment)
+            for part in order.split(recipe.batch_rows)
+        )
         schedule.step()
         log.info("epoch %d of %d: mean train loss %.4f nats", epoch + 1, recipe.epochs, total / len(rows))
     model.eval()
 
 
-def _step(task: Task, model: nn.Module, optimizer: torch.optim.Optimizer, rows: RowSet, part: list[int]) -> float:
+def _step(
+    task: Task,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    rows: RowSet,
+    part: list[int],
+    augment: Callable[[Tensor], Tensor] | None,
+) -> float:
     if len(part) == 1 and len(rows) > 1:
         return 0.0
-    losses = task.loss(model, rows.batch(part))
+    batch = rows.batch(part)
+    losses = task.loss(model, (augment(batch[0]), *batch[1:]) if augment else batch)
     optimizer.zero_grad()
     losses.mean().backward()
     optimizer.step()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gzip
 import io
+import pickle
 import struct
 import tarfile
 from pathlib import Path
 
 import numpy as np
+import torch
 
 WORDS = {-1: "awful bad poor", 0: "table chair lamp", 1: "lovely good fine"}
 STEMS = ("tweets", "movieReviewSnippets", "amazonReviewSnippets", "nytEditorialSnippets")
@@ -93,3 +95,42 @@ def write_ratings(file: Path, **changed: bytes) -> Path:
         files[f"hutto_ICWSM_2014/{name}.txt"] = data
     file.write_bytes(tar_bytes({name: data for name, data in files.items() if data}))
     return file
+
+
+def cifar_images(count: int, classes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """[count, 3072] bytes and [count] labels in turn; a bright red row for each class."""
+    draw = np.random.default_rng(seed)
+    labels = np.arange(count) % classes
+    images = draw.integers(0, 60, (count, 3, 32, 32))
+    images[np.arange(count), 0, labels % 32] += 180
+    return images.astype(np.uint8).reshape(count, -1), labels
+
+
+def cifar_bytes(images: np.ndarray, labels: np.ndarray, key: str) -> bytes:
+    """A batch as the published ones: protocol 2, keys that are bytes."""
+    batch = {b"batch_label": b"a batch", key.encode(): labels.tolist(), b"data": images, b"filenames": [b"a.png"]}
+    return pickle.dumps(batch, protocol=2)
+
+
+def write_cifar(folder: Path, classes: int = 10, a_batch: int = 30, test: int = 20, zipped: bool = True) -> Path:
+    """Python batches in a directory below `folder`, and beside it the human labels: in each kind others are wrong."""
+    inside = folder / f"cifar-{classes}-batches-py"
+    inside.mkdir(parents=True)
+    names = [f"data_batch_{i}" for i in range(1, 6)] if classes == 10 else ["train"]
+    key = "labels" if classes == 10 else "fine_labels"
+    clean = []
+    for seed, name in enumerate(names):
+        images, labels = cifar_images(a_batch, classes, seed)
+        (inside / name).write_bytes(cifar_bytes(images, labels, key))
+        clean.append(labels)
+    if test:
+        images, labels = cifar_images(test, classes, 9)
+        (inside / ("test_batch" if classes == 10 else "test")).write_bytes(cifar_bytes(images, labels, key))
+    truth = np.concatenate(clean)
+    kinds = ("aggre", "worse", "random1", "random2", "random3") if classes == 10 else ("noisy",)
+    said = {"clean_label": truth}
+    for step, kind in enumerate(kinds, 2):
+        name = f"{kind[:-1]}_label{kind[-1]}" if kind[-1].isdigit() else f"{kind}_label"
+        said[name] = np.where(np.arange(len(truth)) % step == 0, (truth + 1) % classes, truth)
+    torch.save(said, folder / f"CIFAR-{classes}_human.pt", _use_new_zipfile_serialization=zipped)
+    return folder

@@ -14,7 +14,7 @@ from pipeline.errors import DataError, TaskError
 from pipeline.tasks.base import Task
 from pipeline.tasks.checks import check_task, row_set
 from pipeline.tasks.load import load
-from tests.tasks.files import write_cells, write_idx, write_mnist_csv, write_ratings
+from tests.tasks.files import write_cells, write_cifar, write_idx, write_mnist_csv, write_ratings
 
 SMALL = {
     "digits": {"train_size": 200, "validation_size": 50, "query_size": 30, "epochs": 2},
@@ -29,9 +29,10 @@ SMALL = {
     },
     "mnist5k": {"train_size": 40, "validation_size": 10, "noise": "uniform", "epochs": 2},
     "elpv": {"train_size": 14, "validation_size": 6, "side": 16, "noise": "uniform", "epochs": 2},
+    "cifar10n": {"train_size": 80, "validation_size": 30, "query_size": 10, "noise": "worst", "epochs": 2, "width": 8},
     "vader": {"train_size": 80, "validation_size": 20, "query_size": 10, "epochs": 2},
 }
-IMAGES = [name for name in SMALL if name != "vader"]
+IMAGES = [name for name in SMALL if name not in ("vader", "cifar10n")]
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +44,7 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "fashion_mnist": idx,
         "mnist5k": write_mnist_csv(folder / "m.csv.gz"),
         "elpv": write_cells(folder / "cells"),
+        "cifar10n": write_cifar(folder / "cifar"),
         "vader": write_ratings(folder / "hutto.tar.gz"),
     }
 
