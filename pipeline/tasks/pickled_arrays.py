@@ -3,7 +3,8 @@
 Two published formats are pickles: the python batches of CIFAR-10/100 and the label files of CIFAR-10N/100N
 (`torch.save` of a dict of numpy arrays: a zip archive with a member `*/data.pkl`, or, from old versions of torch,
 pickles one after the other). A pickle is a program that may call any importable name. The names in `ADMITTED` are
-those that numpy arrays and byte strings are rebuilt with; whatever else a file asks for is refused before it is looked up.
+those that numpy arrays and byte strings are rebuilt with; whatever else a file asks for is refused before it is looked
+up.
 """
 
 from __future__ import annotations
