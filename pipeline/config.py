@@ -115,12 +115,13 @@ def sections(config: Config, stage: str) -> dict[str, Any]:
     return plain
 
 
-def partial(values: dict[str, Any], memory_mb: int | None = None) -> Config:
+def partial(values: dict[str, Any], memory_mb: int | None = None, dask: str | None = None) -> Config:
     """The sections of one stage, as its rule passes them; reading any other section is an error of ours.
 
     Args:
         values: the sections.
         memory_mb: `compute.memory_mb`, which is passed apart, as no result depends on it; None: the default.
+        dask: `compute.dask`, which is passed apart for the same reason.
     """
     fields = Config.model_fields
     typed: dict[str, Any] = {}
@@ -130,7 +131,7 @@ def partial(values: dict[str, Any], memory_mb: int | None = None) -> Config:
             raise LowlandError(f"expected sections out of {known}, got {name!r}; copy the job's command from its log")
         value = {"data": {}, **value} if name == "task" else value
         if name == "compute":
-            value = {**value, "memory_mb": memory_mb or defaults()["compute"]["memory_mb"]}
+            value = {**value, "memory_mb": memory_mb or defaults()["compute"]["memory_mb"], "dask": dask}
         section = fields[name].annotation
         typed[name] = (
             section.model_validate(value) if isinstance(section, type) and issubclass(section, Section) else value

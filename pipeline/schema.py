@@ -117,10 +117,11 @@ class ComputeSection(Section):
     memory_mb: Count
     device: Literal["auto", "cpu", "cuda", "mps"]
     precision: Literal["auto", "float32", "bfloat16"]
+    dask: str | None
 
     def plain(self) -> dict[str, Any]:
-        """As plain values without `memory_mb`: it decides on batches, and with them on no result."""
-        return {key: value for key, value in super().plain().items() if key != "memory_mb"}
+        """As plain values without `memory_mb` and `dask`: they decide on batches and workers, and so on no result."""
+        return {key: value for key, value in super().plain().items() if key not in ("memory_mb", "dask")}
 
 
 class FlattenSection(Section):

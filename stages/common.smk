@@ -60,6 +60,10 @@ except InputError as error:
 MEMORY_MB = CONFIG.compute.memory_mb
 CAPTURE_MB = MEMORY_MB + 2000
 
+# How jobs that reduce or scan the stores do it, and what is reserved for them. No params either.
+SCAN_MB = MEMORY_MB + 2000
+SCAN = f"--memory-mb {MEMORY_MB}" + (f" --dask {shlex.quote(CONFIG.compute.dask)}" if CONFIG.compute.dask else "")
+
 
 wildcard_constraints:
     checkpoint="trained|flat",

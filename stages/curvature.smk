@@ -11,11 +11,11 @@ rule curvature:
         "benchmarks/curvature/{checkpoint}-{split}.tsv"
     threads: CONFIG.compute.threads
     resources:
-        mem_mb=4000,
+        mem_mb=SCAN_MB,
     params:
         config=sections("curvature"),
         code=code("curvature"),
         retired=lambda wildcards: retired(wildcards.split),
     shell:
         "lowland stage curvature --checkpoint {wildcards.checkpoint} --split {wildcards.split}"
-        " --config {params.config:q} 2>&1 | tee {log:q}"
+        " --config {params.config:q} {SCAN} 2>&1 | tee {log:q}"

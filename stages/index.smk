@@ -11,10 +11,10 @@ rule index:
         "benchmarks/index/{checkpoint}-{metric}.tsv"
     threads: CONFIG.compute.threads
     resources:
-        mem_mb=4000,
+        mem_mb=SCAN_MB,
     params:
         config=sections("index"),
         code=code("index"),
     shell:
         "lowland stage index --checkpoint {wildcards.checkpoint} --metric {wildcards.metric}"
-        " --config {params.config:q} 2>&1 | tee {log:q}"
+        " --config {params.config:q} {SCAN} 2>&1 | tee {log:q}"

@@ -12,11 +12,11 @@ rule query:
         "benchmarks/query.tsv"
     threads: CONFIG.compute.threads
     resources:
-        mem_mb=4000,
+        mem_mb=SCAN_MB,
     params:
         config=sections("query"),
         code=code("query"),
         retired=retired(),
         content=content("query"),
     shell:
-        "lowland stage query --config {params.config:q} 2>&1 | tee {log:q}"
+        "lowland stage query --config {params.config:q} {SCAN} 2>&1 | tee {log:q}"

@@ -15,11 +15,11 @@ rule scores:
         "benchmarks/scores.tsv"
     threads: CONFIG.compute.threads
     resources:
-        mem_mb=4000,
+        mem_mb=SCAN_MB,
     params:
         config=sections("scores"),
         code=code("scores"),
         retired=retired(),
         content=content("train"),
     shell:
-        "lowland stage scores --config {params.config:q} 2>&1 | tee {log:q}"
+        "lowland stage scores --config {params.config:q} {SCAN} 2>&1 | tee {log:q}"

@@ -21,6 +21,7 @@ RANKS = {
 OWNERS = {
     "zarr": ("storage/arrays.py",),
     "dask": ("storage/reduction.py",),
+    "distributed": ("storage/reduction.py",),
     "faiss": ("storage/indexes.py",),
     "safetensors": ("storage/weights.py",),
     "pyarrow": ("storage/tables.py",),
@@ -35,8 +36,8 @@ OWNERS = {
 }
 """Where a foreign library may be imported: a file, or a folder."""
 
-OPTIONAL = {"transformers", "peft"}
-"""Libraries that some built-in tasks ask for when they are used."""
+OPTIONAL = {"transformers", "peft", "distributed"}
+"""Libraries that are asked for when they are used: by some built-in tasks, by --dask."""
 
 WITHOUT_TORCH = ("codec", "curvature", "preconditioner", "influence", "agreement")
 ANSWERS = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from pipeline.shards import Plan
 from pipeline.steps.query import SIGN, open_stores, query_vectors, still_counted
 from pipeline.steps.stores import open_arrays
 from pipeline.storage.layout import Layout
+from pipeline.storage.reduction import MB, Workers
 
 
 @click.command()
@@ -37,6 +39,7 @@ from pipeline.storage.layout import Layout
 )
 @click.option("--bottom", is_flag=True, help="The most harmful rows instead of the most helpful.")
 @click.option("--exact", is_flag=True, help="Scan all codes instead of asking the index.")
+@click.option("--dask", metavar="ADDRESS", help="Scan on a running dask cluster: tcp://HOST:8786.")
 @JSON
 def query(
     run: Path,
@@ -47,6 +50,7 @@ def query(
     score: str,
     bottom: bool,
     exact: bool,
+    dask: str | None,
     as_json: bool,
 ) -> None:
     """The training rows that mattered most for one prediction, best first.
@@ -67,7 +71,7 @@ def query(
         raise DataError(
             "expected either --row SPLIT:ROW or --input FILE, got " + ("both" if row else "neither") + "; give one"
         )
-    stores = open_stores(layout, plan, text)
+    stores = open_stores(layout, plan, text, live_workers(layout, dask))
     if file is not None:
         from pipeline.steps.unseen import unseen_vector
 
@@ -90,6 +94,12 @@ def query(
     if as_json:
         rows = [{"query": asked, "score_name": text, "direction": direction, **each} for each in rows]
     show(rows, as_json, header)
+
+
+def live_workers(layout: Layout, dask: str | None) -> Workers:
+    """All cores of this machine, within the memory that the run allows a job; or a cluster."""
+    compute = settings.merge(settings.defaults(), settings.read_yaml(layout.config))["compute"]
+    return Workers(os.cpu_count() or 1, compute["memory_mb"] * MB, dask)
 
 
 def parse_row(text: str) -> tuple[str, int]:

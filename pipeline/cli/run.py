@@ -81,6 +81,7 @@ STAGE = click.Choice([name for name in settings.STAGES if name != "prepare"])
 )
 @click.option("-n", "--dry-run", is_flag=True, help="Say what would run and why, and stop.")
 @click.option("--unlock", is_flag=True, help="Remove the lock that a killed run has left, and stop.")
+@click.option("--dask", metavar="ADDRESS", help="Reductions and scans on a running dask cluster: tcp://HOST:8786.")
 @click.option("--profile", help="How to run: local, slurm, or a directory with a Snakemake profile.")
 @click.argument("snakemake_arguments", nargs=-1, type=click.UNPROCESSED)
 def run(config_file: Path | None, workdir: Path | None, **options: Any) -> None:
@@ -207,6 +208,8 @@ def arguments_of(options: dict[str, Any]) -> list[str]:
         arguments += ["--dry-run"]
     if options["profile"]:
         arguments += ["--workflow-profile", str(_profile(options["profile"]))]
+    if options["dask"]:
+        arguments += ["--config", f"compute={json.dumps({'dask': options['dask']})}"]
     return [*arguments, *options["snakemake_arguments"]]
 
 

@@ -45,8 +45,11 @@ WHERE = {
 @click.option("--split", type=click.Choice(settings.SPLITS))
 @click.option("--shard", help="Name of a shard, such as 00000.")
 @click.option("--metric", type=click.Choice(["inner", "cosine"]))
-@click.option("--memory-mb", type=click.IntRange(min=1), help="Memory that captures may take. [default: the config's]")
-def stage(name: str, config_json: str, whole: str | None, memory_mb: int | None, **where: str | None) -> None:
+@click.option("--memory-mb", type=click.IntRange(min=1), help="Memory that it may take. [default: the config's]")
+@click.option("--dask", metavar="ADDRESS", help="Scheduler of a dask.distributed cluster for reductions and scans.")
+def stage(
+    name: str, config_json: str, whole: str | None, memory_mb: int | None, dask: str | None, **where: str | None
+) -> None:
     """Run one STAGE in the current directory, as a rule of the workflow does.
 
     A job's log holds the whole command line: paste it to run the job again. People use `lowland run`.
@@ -62,7 +65,7 @@ def stage(name: str, config_json: str, whole: str | None, memory_mb: int | None,
     label = "/".join(value for value in (name, *(where[option] for option in WHERE.get(name, ()))) if value)
     try:
         _limit_threads(json.loads(config_json))
-        config = settings.partial(json.loads(config_json), memory_mb)
+        config = settings.partial(json.loads(config_json), memory_mb, dask)
         _run(name, layout, config, whole, label, {key: where[key] for key in WHERE.get(name, ())})
     except LowlandError as error:
         _leave_word(layout, label, error)

@@ -6,7 +6,6 @@ Another damping needs no model and no capture: only this stage and what follows.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,7 @@ from pipeline.core.preconditioner import Preconditioner
 from pipeline.errors import ConfigError, DataError
 from pipeline.shards import Plan
 from pipeline.steps.job import Job
-from pipeline.steps.stores import CodeSet, CodeShard, open_candidates, open_codes, retired_of
+from pipeline.steps.stores import BLOCK_HELD_BYTES, CodeBlock, CodeSet, open_candidates, open_codes, retired_of
 from pipeline.storage.arrays import write_arrays
 from pipeline.storage.reduction import tree_sum
 
@@ -67,41 +66,52 @@ def _ggn_roots(job: Job, plan: Plan, checkpoint: str, split: str) -> CodeSet:
     return open_candidates(job.layout, plan, checkpoint, split)
 
 
-def roots_of(shard: CodeShard) -> Array:
-    """Root rows of a shard, [R, K] float64: gradients, or sqrt(weight) times gradients under each label."""
-    return np.concatenate(list(_root_blocks(shard)))
-
-
-def _root_blocks(shard: CodeShard) -> Iterator[Array]:
-    """The root rows of a shard in blocks of bounded size."""
-    for block in shard.blocks():
-        codes = shard.codes(block)[shard.counted[block]].astype(np.float64)
+def roots_of(block: CodeBlock) -> Iterator[Array]:
+    """Root rows of a block in pieces [R, K], float64: gradients, or sqrt(weight) times those under each label."""
+    counted = block.shard.counted
+    for rows, decoded in block.pieces():
+        codes = decoded[counted[rows]].astype(np.float64)
         if codes.ndim == 3:
-            weights = np.sqrt(shard.read("weight", block)[shard.counted[block]].astype(np.float64))
+            weights = np.sqrt(block.shard.read("weight", rows)[counted[rows]].astype(np.float64))
             codes = (codes * weights[:, :, None]).reshape(-1, codes.shape[-1])
         yield codes
 
 
+def _all_roots(block: CodeBlock) -> Array:
+    return np.concatenate(list(roots_of(block)))
+
+
+def outer_part(block: CodeBlock) -> Array:
+    """What a block adds to the sum of r r^T, [K, K]."""
+    return _added(outer_sum, roots_of(block))
+
+
+def square_part(block: CodeBlock) -> Array:
+    """What a block adds to the sum of squared coordinates, [K]."""
+    return _added(square_sum, roots_of(block))
+
+
+def _added(reduce: Callable[[Array], Array], pieces: Iterator[Array]) -> Array:
+    total = reduce(next(pieces))
+    for piece in pieces:
+        total += reduce(piece)
+    return total
+
+
 def _spectrum(job: Job, kind: str, roots: CodeSet, rows: int) -> Spectrum:
-    dimension = len(roots.shards[0].codec.column_scale)
+    dimension = roots.dimension
     if kind == "identity":
         return identity_spectrum(dimension, rows)
     if kind == "diagonal":
-        return spectrum_of_squares(_sum(job, square_sum, roots), rows)
-    count = sum(shard.counted.sum() * (shard.read("row_scale").shape[1:] or (1,))[0] for shard in roots.shards)
+        return spectrum_of_squares(_sum(job, square_part, roots, 8 * dimension), rows)
+    count = sum(shard.counted.sum() * (shard.arrays.shape("row_scale")[1:] or (1,))[0] for shard in roots.shards)
     if count < dimension:
-        return spectrum_of_roots(np.concatenate([roots_of(shard) for shard in roots.shards]), rows)
-    return spectrum_of_sum(_sum(job, outer_sum, roots), rows)
+        return spectrum_of_roots(np.concatenate([_all_roots(part) for part in roots.parts()]), rows)
+    return spectrum_of_sum(_sum(job, outer_part, roots, 8 * dimension**2), rows)
 
 
-def _sum(job: Job, reduce: Callable[[Array], Array], roots: CodeSet) -> Array:
-    """The sum over shards of what `reduce` makes of their root rows."""
-
-    def part(shard: CodeShard) -> Array:
-        blocks = _root_blocks(shard)
-        total = reduce(next(blocks))
-        for block in blocks:
-            total += reduce(block)
-        return total
-
-    return tree_sum([partial(part, shard) for shard in roots.shards], job.config.compute.threads)
+def _sum(job: Job, leaf: Callable[[CodeBlock], Array], roots: CodeSet, size_bytes: int) -> Array:
+    """The sum over blocks, within each shard first: a shard's sum that was kept can stand for its blocks."""
+    shards = [parts for shard in roots.shards if (parts := shard.parts())]
+    # Beside a block's own: what a piece adds, and a sum that waits for its neighbour.
+    return tree_sum(leaf, shards, job.workers(), block_bytes=BLOCK_HELD_BYTES + 3 * size_bytes)

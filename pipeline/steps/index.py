@@ -70,17 +70,17 @@ def _recall(job: Job, index: Any, codes: CodeSet, vectors: Vectors, metric: str)
     chosen = finite[sample([bytes(row) for row in content], job.config.index.recall_rows, job.config.seed)]
     queries = vectors.codes(chosen) if metric == "cosine" else vectors.solved(chosen)
     scores = [score for score, kind in METRIC_OF.items() if kind == metric]
-    after = {score: _share_found(index, codes, score, queries, job.config.index.oversample) for score in scores}
-    before = {score: _share_found(index, codes, score, queries, 1) for score in scores}
+    after = {score: _share_found(job, index, codes, score, queries, job.config.index.oversample) for score in scores}
+    before = {score: _share_found(job, index, codes, score, queries, 1) for score in scores}
     mean = float(np.mean(list(after.values())))
     return {"recall": mean, "recall_by_score": after, "recall_before_rerank": before, "recall_rows": len(chosen)}
 
 
-def _share_found(index: Any, codes: CodeSet, score: str, queries: Array, oversample: int) -> float:
+def _share_found(job: Job, index: Any, codes: CodeSet, score: str, queries: Array, oversample: int) -> float:
     """Mean recall@10 of the directions that the index answers; the bottom of an unsigned score is scanned for."""
-    k = min(RECALL_AT, int(codes.counted().sum()))
+    k, workers = min(RECALL_AT, int(codes.counted().sum())), job.workers()
     shares = []
     for bottom in (False, True) if SIGNED[score] else (False,):
-        found = index_search(index, codes, score, queries, k, bottom, oversample)
-        shares.append(recall_at_k(found.ids, exact_search(codes, score, queries, k, bottom).ids))
+        found = index_search(index, codes, score, queries, k, bottom, oversample, workers)
+        shares.append(recall_at_k(found.ids, exact_search(codes, score, queries, k, bottom, workers).ids))
     return float(np.mean(shares))

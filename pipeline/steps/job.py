@@ -20,6 +20,7 @@ from pipeline.shards import Plan
 from pipeline.steps.code import digest_of
 from pipeline.storage.artefact import create
 from pipeline.storage.layout import Layout
+from pipeline.storage.reduction import MB, Workers
 
 Say = Callable[[str], None]
 
@@ -48,6 +49,10 @@ class Job:
         """The run's rows and shards."""
         return Plan.load(self.layout.plan)
 
+    def workers(self) -> Workers:
+        """Where reductions and scans of the stores are computed."""
+        return workers_of(self.config)
+
     @contextmanager
     def writing(self, path: Path, kind: str, identity: dict[str, Any]) -> Iterator[tuple[Path, dict[str, Any]]]:
         """Write the artefact at `path`: yields a temporary path and a record that may be added to."""
@@ -73,6 +78,11 @@ class Job:
     def progress(self, what: str, total: int, unit: str = "rows") -> Progress:
         """A counter that says how far a loop is, every two seconds."""
         return Progress(what, total, unit, self.say)
+
+
+def workers_of(config: Config) -> Workers:
+    """The workers that a configuration asks for."""
+    return Workers(config.compute.threads, config.compute.memory_mb * MB, config.compute.dask)
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from pipeline.steps.stores import CodeSet, open_codes, retired_of
 from pipeline.storage import indexes
 from pipeline.storage.artefact import manifest_path, open_artefact, read_manifest
 from pipeline.storage.layout import METRIC_OF, Layout
+from pipeline.storage.reduction import Workers
 from pipeline.storage.tables import write_table
 
 Array = np.ndarray[Any, Any]
@@ -36,13 +37,14 @@ DIRECTIONS = ("top", "bottom")
 
 @dataclass(frozen=True)
 class Stores:
-    """What answers a score at a checkpoint: the train codes, and the index where there is one."""
+    """What answers a score at a checkpoint: the train codes, the index where there is one, and who scans."""
 
     score: str
     checkpoint: str
     codes: CodeSet
     index: Any
     oversample: int
+    workers: Workers
 
     def answer(self, queries: Array, k: int, bottom: bool, exact: bool = False) -> Ranked:
         """The k best (or worst) rows of each query vector [q, K].
@@ -54,11 +56,11 @@ class Stores:
         if not 1 <= k <= rows:
             raise DataError(f"expected k from 1 to {rows}, the train rows that can be ranked, got {k}; choose another")
         if exact or self.index is None:
-            return exact_search(self.codes, self.score, queries, k, bottom)
-        return index_search(self.index, self.codes, self.score, queries, k, bottom, self.oversample)
+            return exact_search(self.codes, self.score, queries, k, bottom, self.workers)
+        return index_search(self.index, self.codes, self.score, queries, k, bottom, self.oversample, self.workers)
 
 
-def open_stores(layout: Layout, plan: Plan, text: str) -> Stores:
+def open_stores(layout: Layout, plan: Plan, text: str, workers: Workers) -> Stores:
     """What answers a score such as "influence@trained"; without an index of its kind, all codes are scanned."""
     score, checkpoint = parse_score(text)
     codes = open_codes(layout, plan, checkpoint, "train")
@@ -66,14 +68,14 @@ def open_stores(layout: Layout, plan: Plan, text: str) -> Stores:
         check_curvature(layout, checkpoint, codes)
     path = layout.index(checkpoint, METRIC_OF[score])
     if not manifest_path(path).exists():
-        return Stores(score, checkpoint, codes, None, 1)
+        return Stores(score, checkpoint, codes, None, 1, workers)
     manifest = open_artefact(path, "index")
     if manifest.identity["gradients"] != codes.digests():
-        return Stores(score, checkpoint, codes, None, 1)
+        return Stores(score, checkpoint, codes, None, 1, workers)
     section = manifest.identity["index"]
     index = indexes.load(path)
     indexes.tune(index, section["probes"], section["breadth"])
-    return Stores(score, checkpoint, codes, index, section["oversample"])
+    return Stores(score, checkpoint, codes, index, section["oversample"], workers)
 
 
 def query_vectors(layout: Layout, plan: Plan, text: str, split: str, rows: Array) -> Array:
@@ -145,7 +147,7 @@ def run(job: Job) -> None:
     digests = {}
     progress = job.progress("queries", plan.splits["query"].rows * len(section.scores) * 2, "answers")
     for text in section.scores:
-        stores = open_stores(job.layout, plan, text)
+        stores = open_stores(job.layout, plan, text, job.workers())
         digests[text] = stores.codes.digests()
         rows = _finite_queries(job, stores.checkpoint, plan)
         if not len(rows):

@@ -1,4 +1,4 @@
-"""The k rows that score highest (or lowest) for a query: by an index and an exact rerank, or by a scan of all codes.
+"""The k rows that score highest (or lowest) for a query: by an index or a scan of all codes, and an exact rerank.
 
 For a signed score the top is where +u points and the bottom where -u points. The unsigned (u^T g)^2 is large in both
 directions, so both are searched and united; its bottom is no nearest-neighbour question and is scanned for. Candidates
@@ -8,19 +8,22 @@ are fetched in excess and scored again in float64 from the decoded codes: an ind
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from pipeline.core.influence import SIGNED, order, pairwise, unit
-from pipeline.steps.stores import CodeSet, blocks
+from pipeline.core.influence import SIGNED, exact_scores, order, unit
+from pipeline.core.scan import Contenders, contenders, margin, products
+from pipeline.steps.stores import BLOCK_HELD_BYTES, CodeBlock, CodeSet
 from pipeline.storage import indexes
+from pipeline.storage.reduction import Workers, tree
 
 Array = np.ndarray[Any, Any]
 
 
-QUERIES = 64
-"""Queries whose candidates are read and scored together."""
+QUERIES = 32
+"""Queries that are scanned for together, and whose candidates are read together."""
 
 
 @dataclass(frozen=True)
@@ -32,15 +35,15 @@ class Ranked:
 
 
 def index_search(
-    index: Any, codes: CodeSet, score: str, queries: Array, k: int, bottom: bool, oversample: int
+    index: Any, codes: CodeSet, score: str, queries: Array, k: int, bottom: bool, oversample: int, workers: Workers
 ) -> Ranked:
     """By index and rerank; queries are u = H^-1 g, or g itself for cosine, [q, K]."""
     if bottom and not SIGNED[score]:
-        return exact_search(codes, score, queries, k, bottom)
+        return exact_search(codes, score, queries, k, bottom, workers)
     directions = [-1.0] if bottom else ([1.0] if SIGNED[score] else [1.0, -1.0])
     if len(queries) > QUERIES:
         parts = [queries[start : start + QUERIES] for start in range(0, len(queries), QUERIES)]
-        return _joined([index_search(index, codes, score, part, k, bottom, oversample) for part in parts])
+        return _joined([index_search(index, codes, score, part, k, bottom, oversample, workers) for part in parts])
     # Only the direction of a query matters to the search; at unit length it cannot overflow float32.
     probes = unit(queries)
     counted = codes.counted()
@@ -68,29 +71,62 @@ def _found(index: Any, probes: Array, wanted: int, counted: Array) -> Array:
 def _rerank(codes: CodeSet, score: str, queries: Array, found: Array, k: int, bottom: bool) -> Ranked:
     """The k best among the rows found for each query, [q, f], by their exact scores; each row is read once for all."""
     every = np.unique(found[found >= 0])
-    rows = codes.gather(every).astype(np.float64)
+    rows = codes.gather(every) if len(every) else np.zeros((0, codes.dimension), np.float32)
     best = []
     for query, own in zip(queries, found, strict=True):
         ids = np.unique(own[own >= 0])
-        scores = pairwise(score, query[None], rows[np.searchsorted(every, ids)])[0]
+        scores = exact_scores(score, query, rows[np.searchsorted(every, ids)])
         chosen = order(scores, ids, bottom)[:k]
         best.append(Ranked(ids[chosen], scores[chosen]))
     return _stack(best)
 
 
-def exact_search(codes: CodeSet, score: str, queries: Array, k: int, bottom: bool) -> Ranked:
-    """By a scan of all codes, a shard at a time; only the best k of each query are kept between shards."""
-    best = [Ranked(np.zeros(0, np.int64), np.zeros(0)) for _ in queries]
-    for ids, rows in blocks(codes):
-        scores = pairwise(score, queries, rows)
-        best = [_merge(kept, ids, line, k, bottom) for kept, line in zip(best, scores, strict=True)]
-    return _stack(best)
+def exact_search(codes: CodeSet, score: str, queries: Array, k: int, bottom: bool, workers: Workers) -> Ranked:
+    """By a scan of all codes in float32, out of core, and an exact rerank of the rows that may be among the best.
+
+    The answer is that of scores in float64, whatever the workers and blocks; see `pipeline.core.scan`.
+    """
+    if len(queries) > QUERIES:
+        groups = [queries[start : start + QUERIES] for start in range(0, len(queries), QUERIES)]
+        return _joined([exact_search(codes, score, group, k, bottom, workers) for group in groups])
+    scan = Scan(score, unit(queries).astype(np.float32), k, bottom)
+    blocks = [parts for shard in codes.shards if (parts := shard.parts())]
+    best = tree(scan_part, partial(best_of, k=k), blocks, workers, (scan,), BLOCK_HELD_BYTES)
+    width = max(len(each.ids) for each in best)
+    found = np.stack([np.pad(each.ids, (0, width - len(each.ids)), constant_values=-1) for each in best])
+    return _rerank(codes, score, queries, found, k, bottom)
 
 
-def _merge(kept: Ranked, ids: Array, scores: Array, k: int, bottom: bool) -> Ranked:
-    all_ids, all_scores = np.concatenate([kept.ids, ids]), np.concatenate([kept.scores, scores])
-    best = order(all_scores, all_ids, bottom)[:k]
-    return Ranked(all_ids[best], all_scores[best])
+@dataclass(frozen=True)
+class Scan:
+    """What is scanned for; queries are of unit length, [q, K] float32."""
+
+    score: str
+    queries: Array
+    k: int
+    bottom: bool
+
+
+def scan_part(block: CodeBlock, scan: Scan) -> list[Contenders]:
+    """For each query, the rows of a block that may be among the k best."""
+    counted = block.shard.counted[block.rows]
+    ids = block.shard.positions[block.rows][counted]
+    norms = block.shard.read("norm_code", block.rows)[counted]
+    # Below the normal range a product is off by what float32 cannot hold, however short the row.
+    errors = np.where(norms > 0, margin(scan.queries.shape[1]) * norms + np.finfo(np.float32).tiny, 0)
+    errors = errors * (np.abs(scan.queries).max(1, initial=0) > 0)[:, None]
+    found = products(block.shard.codec, block.shard.stored(block.rows), scan.queries)[:, counted].astype(np.float64)
+    if scan.score == "cosine":
+        found, errors = (np.divide(part, norms, out=np.zeros_like(part), where=norms > 0) for part in (found, errors))
+    if not SIGNED[scan.score]:
+        found = np.abs(found)  # their squares are in the same order
+    sign = -1 if scan.bottom else 1
+    return [contenders(sign * line, error, ids, scan.k) for line, error in zip(found, errors, strict=True)]
+
+
+def best_of(first: list[Contenders], second: list[Contenders], k: int) -> list[Contenders]:
+    """Of both, query by query."""
+    return [a.joined(b).best(k) for a, b in zip(first, second, strict=True)]
 
 
 def _joined(parts: list[Ranked]) -> Ranked:

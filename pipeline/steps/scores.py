@@ -6,18 +6,21 @@ where the row helped the validation set.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from pipeline.core.influence import relabel
-from pipeline.core.preconditioner import Preconditioner
+from pipeline.core.preconditioner import Forms, Preconditioner
 from pipeline.shards import Plan
 from pipeline.steps.job import Job
 from pipeline.steps.preconditioned import Vectors, open_preconditioner, open_vectors
 from pipeline.steps.stores import (
+    BLOCK_HELD_BYTES,
     FINITE,
     NOT_FINITE,
+    CodeBlock,
     CodeSet,
     open_arrays,
     open_candidates,
@@ -25,6 +28,7 @@ from pipeline.steps.stores import (
     retired_of,
 )
 from pipeline.storage.artefact import read_manifest
+from pipeline.storage.reduction import each
 from pipeline.storage.tables import write_table
 
 Array = np.ndarray[Any, Any]
@@ -85,16 +89,8 @@ def run(job: Job) -> None:
 
 def _harm(job: Job, codes: CodeSet, preconditioner: Preconditioner) -> dict[str, Array]:
     """FVM at set level and its controls, at the flat minimum."""
-    progress = job.progress("scoring at flat", codes.rows)
-    s, w = [], []
-    for shard in codes.shards:
-        forms = preconditioner.forms(shard.codes())
-        s.append(forms.s)
-        w.append(forms.w)
-        progress.add(len(forms.s))
     return {
-        "s": codes.spread(np.concatenate(s)),
-        "w": codes.spread(np.concatenate(w)),
+        **_by_position(job, "scoring at flat", forms_part, codes, (preconditioner,)),
         "loss_flat": codes.column("loss"),
         "norm_flat": codes.column("norm_full"),
     }
@@ -102,23 +98,12 @@ def _harm(job: Job, codes: CodeSet, preconditioner: Preconditioner) -> dict[str,
 
 def _classical(job: Job, codes: CodeSet, preconditioner: Preconditioner, vectors: Vectors) -> dict[str, Array]:
     """Self-influence, and what the row does to the mean validation loss to first order, at the trained weights."""
-    progress = job.progress("scoring at trained", codes.rows)
     finite = vectors.finite()
     gradient = vectors.codes()[finite].mean(0)
     solved = vectors.solved()[finite].mean(0)
-    own, tracin, classical = [], [], []
-    for shard in codes.shards:
-        rows = shard.codes().astype(np.float64)
-        own.append(preconditioner.forms(rows).s)
-        tracin.append(rows @ gradient)
-        classical.append(rows @ solved)
-        progress.add(len(rows))
-    return {
-        "loss_trained": codes.column("loss"),
-        "self_influence": codes.spread(np.concatenate(own)),
-        "tracin": codes.spread(np.concatenate(tracin)),
-        "classical": codes.spread(np.concatenate(classical)),
-    }
+    shared = (preconditioner, gradient, solved)
+    scores = _by_position(job, "scoring at trained", classical_part, codes, shared)
+    return {"loss_trained": codes.column("loss"), **scores}
 
 
 def _relabelling(job: Job, plan: Plan, preconditioner: Preconditioner, labels: Array) -> dict[str, Any]:
@@ -128,15 +113,66 @@ def _relabelling(job: Job, plan: Plan, preconditioner: Preconditioner, labels: A
     predicted = np.full(candidates.rows, -1)
     margin = np.full(candidates.rows, np.nan)
     every = np.full((candidates.rows, len(plan.classes)), np.nan)
-    progress = job.progress("relabelling", candidates.rows)
-    for shard in candidates.shards:
-        for block in shard.blocks():
-            kept = shard.counted[block]
-            rows, codes = shard.positions[block][kept], shard.codes(block)[kept]
-            if len(rows):
-                scores = preconditioner.forms(codes.reshape(-1, codes.shape[-1])).s.reshape(codes.shape[:2])
-                suggested[rows], margin[rows] = relabel(scores, labels[rows])
-                predicted[rows] = shard.read("loss", block)[kept].argmin(1)
-                every[rows] = scores
-            progress.add(len(rows))
+    if parts := candidates.parts():
+        found = _mapped(job, "relabelling", relabel_part, candidates, (preconditioner,))
+        counted = np.concatenate([part.shard.counted[part.rows] for part in parts])
+        rows = np.concatenate([part.shard.positions[part.rows] for part in parts])[counted]
+        scores = found["s"][counted]
+        suggested[rows], margin[rows] = relabel(scores, labels[rows])
+        predicted[rows] = found["predicted"][counted]
+        every[rows] = scores
     return {"suggested": suggested, "margin": margin, "predicted": predicted, "s_by_label": list(every)}
+
+
+def forms_part(block: CodeBlock, preconditioner: Preconditioner) -> dict[str, Array]:
+    """S and W of a block's rows."""
+    return _columns(block, lambda _, codes: _s_and_w(preconditioner.forms(codes)))
+
+
+def _s_and_w(forms: Forms) -> dict[str, Array]:
+    return {"s": forms.s, "w": forms.w}
+
+
+def classical_part(
+    block: CodeBlock, preconditioner: Preconditioner, gradient: Array, solved: Array
+) -> dict[str, Array]:
+    """Self-influence, and the products with the mean validation gradient, as it is and preconditioned."""
+
+    def scores(_: slice, codes: Array) -> dict[str, Array]:
+        own = preconditioner.forms(codes).s
+        return {"self_influence": own, "tracin": codes @ gradient, "classical": codes @ solved}
+
+    return _columns(block, scores)
+
+
+def relabel_part(block: CodeBlock, preconditioner: Preconditioner) -> dict[str, Array]:
+    """S under every label, [n, C], and the label of least loss."""
+
+    def scores(rows: slice, codes: Array) -> dict[str, Array]:
+        s = preconditioner.forms(codes.reshape(-1, codes.shape[-1])).s.reshape(codes.shape[:2])
+        return {"s": s, "predicted": block.shard.read("loss", rows).argmin(1)}
+
+    return _columns(block, scores)
+
+
+def _columns(block: CodeBlock, scores: Callable[[slice, Array], dict[str, Array]]) -> dict[str, Array]:
+    """Columns of a block, piece by piece; codes come in float64."""
+    return _stacked([scores(rows, codes.astype(np.float64)) for rows, codes in block.pieces()])
+
+
+def _mapped(job: Job, what: str, part: Callable[..., dict[str, Array]], codes: CodeSet,
+            shared: tuple[Any, ...]) -> dict[str, Array]:  # fmt: skip
+    """Columns of all stored rows, from those of blocks."""
+    parts = codes.parts()
+    progress = job.progress(what, len(parts), "blocks")
+    return _stacked(each(part, parts, job.workers(), shared, BLOCK_HELD_BYTES, progress.add))
+
+
+def _by_position(job: Job, what: str, part: Callable[..., dict[str, Array]], codes: CodeSet,
+                 shared: tuple[Any, ...]) -> dict[str, Array]:  # fmt: skip
+    """The same, by position in the split."""
+    return {name: codes.spread(values) for name, values in _mapped(job, what, part, codes, shared).items()}
+
+
+def _stacked(parts: list[dict[str, Array]]) -> dict[str, Array]:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,9 @@ from pipeline.storage.layout import Layout
 Array = np.ndarray[Any, Any]
 
 BLOCK_BYTES = 2**27
+"""A block: as many rows as take so much as float64. It is a unit of work, and sums are added block by block, so that no
+result depends on the memory that there is."""
+PIECE_BYTES = 2**23
 """Decoded codes that are held at once, as float64."""
 
 FINITE, NOT_FINITE = 0, 1
@@ -57,6 +60,10 @@ class CodeShard:
     dropped: tuple[int, ...] = ()
     retired: tuple[int, ...] = ()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Its fields, for a worker elsewhere, which opens the store itself."""
+        return {each.name: getattr(self, each.name) for each in fields(self)} | {"path": self.path.absolute()}
+
     @cached_property
     def arrays(self) -> Arrays:
         """The stored arrays, opened when first needed."""
@@ -64,9 +71,7 @@ class CodeShard:
 
     def codes(self, rows: slice | Array | None = None) -> Array:
         """Decoded codes, float32: [n, K], or [n, C, K] of a shard of candidates."""
-        codes, row_scale = self.arrays.read("codes", rows), self.arrays.read("row_scale", rows)
-        blocks = self.arrays.read("block_scale", rows) if "block_scale" in self.arrays else np.zeros(0, np.uint8)
-        return self.codec.decode(Encoded(codes, row_scale, blocks))
+        return self.codec.decode(self.stored(rows))
 
     def read(self, name: str, rows: slice | None = None) -> Array:
         """Another array of the shard, whole or some rows."""
@@ -77,6 +82,16 @@ class CodeShard:
         total, *sizes = self.arrays.shape("codes")
         step = max(1, BLOCK_BYTES // (8 * math.prod(sizes)))
         yield from (slice(start, min(start + step, total)) for start in range(0, total, step))
+
+    def parts(self) -> list[CodeBlock]:
+        """The blocks, as work for `pipeline.storage.reduction`."""
+        return [CodeBlock(self, rows) for rows in self.blocks()]
+
+    def stored(self, rows: slice | Array | None = None) -> Encoded:
+        """Codes as they are stored."""
+        codes, row_scale = self.arrays.read("codes", rows), self.arrays.read("row_scale", rows)
+        blocks = self.arrays.read("block_scale", rows) if "block_scale" in self.arrays else _no_blocks(row_scale)
+        return Encoded(codes, row_scale, blocks)
 
     @cached_property
     def positions(self) -> Array:
@@ -95,6 +110,31 @@ class CodeShard:
     def counted(self) -> Array:
         """Which rows take part in answers, [n] bool: those that are numbers and not retired."""
         return self.finite & ~np.isin(self.positions, self.retired) if self.retired else self.finite
+
+
+def _no_blocks(row_scale: Array) -> Array:
+    return np.zeros((*row_scale.shape, 0), np.uint8)
+
+
+@dataclass(frozen=True)
+class CodeBlock:
+    """Some rows of a shard: what a worker reads at once."""
+
+    shard: CodeShard
+    rows: slice
+
+    def pieces(self) -> Iterator[tuple[slice, Array]]:
+        """A few rows of the shard at a time, and their decoded codes, [n, K] or [n, C, K] float32."""
+        stored = self.shard.stored(self.rows)
+        step = max(1, PIECE_BYTES // (8 * math.prod(stored.codes.shape[1:])))
+        for start in range(0, len(stored.codes), step):
+            piece = Encoded(*(part[start : start + step] for part in stored))
+            first = self.rows.start + start
+            yield slice(first, first + len(piece.codes)), self.shard.codec.decode(piece)
+
+
+BLOCK_HELD_BYTES = BLOCK_BYTES // 2 + 8 * PIECE_BYTES
+"""What a worker takes for a block: its codes as stored, float32 at most, and copies of a decoded piece."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +170,15 @@ class CodeSet:
     def codes(self) -> Array:
         """All decoded codes of the stored rows, [n, K] float32: for splits that fit into memory."""
         return np.concatenate([shard.codes() for shard in self.shards])
+
+    def parts(self) -> list[CodeBlock]:
+        """The blocks of all shards, in order."""
+        return [part for shard in self.shards for part in shard.parts()]
+
+    @property
+    def dimension(self) -> int:
+        """K."""
+        return len(self.shards[0].codec.column_scale)
 
     def finite(self) -> Array:
         """Which rows are numbers, by position, [N] bool."""

@@ -17,7 +17,8 @@ from pipeline.errors import ConfigError, DataError, InputError, StoreError
 from pipeline.tasks.template import config_template, task_template
 
 NOTHING = {
-    "cores": None, "until": None, "force": (), "refit": False, "dry_run": False, "profile": None, "snakemake_arguments": ()
+    "cores": None, "until": None, "force": (), "refit": False, "dry_run": False, "profile": None, "dask": None,
+    "snakemake_arguments": (),
 }  # fmt: skip
 
 
@@ -32,6 +33,7 @@ NOTHING = {
         ({"cores": 1, "force": ("index", "scores")}, ["--cores", "1", "--forcerun", "index", "scores"]),
         ({"cores": 1, "refit": True}, ["--cores", "1", "--forcerun", "train", "projection"]),
         ({"cores": 1, "dry_run": True}, ["--cores", "1", "--dry-run"]),
+        ({"cores": 1, "dask": "tcp://h:1"}, ["--cores", "1", "--config", 'compute={"dask": "tcp://h:1"}']),
         ({"cores": 1, "snakemake_arguments": ("--keep-going",)}, ["--cores", "1", "--keep-going"]),
     ],
 )

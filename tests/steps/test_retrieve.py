@@ -13,8 +13,10 @@ from pipeline.steps.stores import FINITE, NOT_FINITE, CodeSet, CodeShard
 from pipeline.storage import indexes
 from pipeline.storage.arrays import write_arrays
 from pipeline.storage.artefact import Manifest
+from pipeline.storage.reduction import Workers
 
 N, K = 120, 8
+WORKERS = Workers(2, 2**30)
 WRONG = [3, 50, 119]
 """Rows whose gradient is not finite."""
 
@@ -25,7 +27,8 @@ def code_set(directory, rows, sizes, encoding="float32"):
     for i, size in enumerate(sizes):
         columns = codec.encode(rows[start : start + size]).columns()
         flags = np.array([NOT_FINITE if row in WRONG else FINITE for row in range(start, start + size)], np.uint8)
-        write_arrays(directory / f"{i}.zarr", {**columns, "flag": flags})
+        norms = np.linalg.norm(codec.decode(codec.encode(rows[start : start + size])).astype(float), axis=1)
+        write_arrays(directory / f"{i}.zarr", {**columns, "norm_code": norms, "flag": flags})
         shards.append(CodeShard(directory / f"{i}.zarr", Manifest("gradients", f"{i}.zarr", {}, {}, {}), start, codec))
         start += size
     return CodeSet(tuple(shards), len(rows))
@@ -69,8 +72,8 @@ def index_of(codes, score, factory="Flat"):
 def test_index_and_scan_give_what_brute_force_gives(codes, rows, queries, score, bottom, k):
     ids, scores = brute(score, queries, rows, k, bottom)
     for found in (
-        exact_search(codes, score, queries, k, bottom),
-        index_search(index_of(codes, score), codes, score, queries, k, bottom, oversample=4),
+        exact_search(codes, score, queries, k, bottom, WORKERS),
+        index_search(index_of(codes, score), codes, score, queries, k, bottom, 4, WORKERS),
     ):
         assert np.array_equal(found.ids, ids)
         np.testing.assert_allclose(found.scores, scores, rtol=1e-12)
@@ -81,7 +84,7 @@ def test_the_number_of_shards_does_not_matter(tmp_path, rows, queries):
     for sizes in ([120], [1, 119], [30] * 4):
         place = tmp_path / str(len(sizes))
         place.mkdir()
-        results.append(exact_search(code_set(place, rows, sizes, "int8"), "influence", queries, 9, False))
+        results.append(exact_search(code_set(place, rows, sizes, "int8"), "influence", queries, 9, False, WORKERS))
     for other in results[1:]:
         assert np.array_equal(other.ids, results[0].ids)
         np.testing.assert_allclose(other.scores, results[0].scores, rtol=1e-12)
@@ -90,8 +93,8 @@ def test_the_number_of_shards_does_not_matter(tmp_path, rows, queries):
 def test_equal_scores_come_in_order_of_row(codes, rows):
     query = rows[100].astype(np.float64)[None]
     for found in (
-        exact_search(codes, "cosine", query, 3, False),
-        index_search(index_of(codes, "cosine"), codes, "cosine", query, 3, False, 4),
+        exact_search(codes, "cosine", query, 3, False, WORKERS),
+        index_search(index_of(codes, "cosine"), codes, "cosine", query, 3, False, 4, WORKERS),
     ):
         assert found.ids[0].tolist() == [20, 21, 100]
 
@@ -100,13 +103,15 @@ def test_queries_of_any_size_are_answered(codes, rows, queries):
     index = index_of(codes, "influence")
     expected = brute("influence", queries, rows, 5, False)[0]
     for scale in (1e-60, 1e60):
-        assert np.array_equal(index_search(index, codes, "influence", scale * queries, 5, False, 4).ids, expected)
+        assert np.array_equal(
+            index_search(index, codes, "influence", scale * queries, 5, False, 4, WORKERS).ids, expected
+        )
 
 
 def test_a_search_that_visits_too_little_says_less_and_not_something_wrong(codes, rows, queries):
     index = index_of(codes, "influence", "IVF16,Flat")
     indexes.tune(index, probes=1, breadth=1)
-    found = index_search(index, codes, "influence", queries, 60, False, 1)
+    found = index_search(index, codes, "influence", queries, 60, False, 1, WORKERS)
     for ids, scores, query in zip(found.ids, found.scores, queries, strict=True):
         here = ids >= 0
         np.testing.assert_allclose(scores[here], rows[ids[here]].astype(float) @ query, rtol=1e-12)
