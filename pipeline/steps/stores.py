@@ -31,6 +31,9 @@ result depends on the memory that there is."""
 PIECE_BYTES = 2**23
 """Decoded codes that are held at once, as float64."""
 
+NORM_OFF = 1e-12
+"""How far the norm of a row that is picked may be from the one that was stored, relative: sums in another order."""
+
 FINITE, NOT_FINITE = 0, 1
 """Flags of a row: its loss and gradient are numbers; or not, and then it is kept out of curvature and index."""
 
@@ -72,6 +75,21 @@ class CodeShard:
     def codes(self, rows: slice | Array | None = None) -> Array:
         """Decoded codes, float32: [n, K], or [n, C, K] of a shard of candidates."""
         return self.codec.decode(self.stored(rows))
+
+    def picked(self, rows: Array) -> Array:
+        """Decoded codes at some positions of the shard, ascending, checked by their norms and not by checksums."""
+        names = [name for name in ("codes", "row_scale", "block_scale") if name in self.arrays]
+        codes, row_scale, *scales = (self.arrays.pick(name, rows) for name in names)
+        decoded = self.codec.decode(Encoded(codes, row_scale, scales[0] if scales else _no_blocks(row_scale)))
+        norms = np.sqrt(np.einsum("...k,...k->...", decoded, decoded, dtype=np.float64))
+        expected = self.arrays.pick("norm_code", rows)
+        wrong = np.nonzero(~np.isclose(norms, expected, rtol=NORM_OFF, atol=0, equal_nan=True))[0]
+        if len(wrong):
+            raise StoreError(
+                f"expected row {self.positions[rows[wrong[0]]]} of {self.path} with the norm that is stored beside it, "
+                "got another; run `lowland verify` to see which file it is, delete its manifest and run `lowland run`"
+            )
+        return decoded
 
     def read(self, name: str, rows: slice | None = None) -> Array:
         """Another array of the shard, whole or some rows."""
@@ -189,7 +207,11 @@ class CodeSet:
         return self.spread(np.concatenate([shard.counted for shard in self.shards]))
 
     def gather(self, positions: Array) -> Array:
-        """Decoded codes of some positions, in their order, [p, K] float32."""
+        """Decoded codes of some positions, in their order, [p, K] float32.
+
+        Raises:
+            StoreError: no position, or codes whose norm is not the one that was stored beside them.
+        """
         positions = np.asarray(positions)
         starts = np.array([shard.start for shard in self.shards])
         owner = np.searchsorted(starts, positions, side="right") - 1
@@ -197,7 +219,7 @@ class CodeSet:
         for i in np.unique(owner):
             mine = np.nonzero(owner == i)[0]
             wanted, inverse = np.unique(positions[mine], return_inverse=True)
-            codes = self.shards[i].codes(np.searchsorted(self.shards[i].positions, wanted))[inverse]
+            codes = self.shards[i].picked(np.searchsorted(self.shards[i].positions, wanted))[inverse]
             out = np.empty((len(positions), codes.shape[1]), np.float32) if out is None else out
             out[mine] = codes
         if out is None:

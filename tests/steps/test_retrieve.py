@@ -123,3 +123,23 @@ def test_codes_are_gathered_in_the_order_asked_for(codes, rows):
     np.testing.assert_array_equal(codes.gather(positions), rows[positions])
     with pytest.raises(StoreError, match="expected at least one row to gather, got none"):
         codes.gather(np.zeros(0, np.int64))
+
+
+@pytest.mark.parametrize("encoding", ["int8", "bf16", "float32"])
+def test_a_damaged_row_is_refused_when_it_is_gathered(tmp_path, rows, encoding):
+    codes = code_set(tmp_path, rows, [N], encoding)
+    codes.gather(np.array([7, 8]))
+    file = tmp_path / "0.zarr/codes/c/0/0"
+    damaged = bytearray(file.read_bytes())
+    width = (len(damaged) - 4) // N
+    damaged[7 * width + width // 2] ^= 16
+    file.write_bytes(damaged)
+    again = code_set_at(tmp_path, rows, encoding)
+    again.gather(np.array([8]))
+    with pytest.raises(StoreError, match="expected row 7 of .*0.zarr with the norm that is stored beside it, "):
+        again.gather(np.array([8, 7]))
+
+
+def code_set_at(directory, rows, encoding):
+    shard = CodeShard(directory / "0.zarr", Manifest("gradients", "0.zarr", {}, {}, {}), 0, fit_codec(encoding, rows))
+    return CodeSet((shard,), len(rows))

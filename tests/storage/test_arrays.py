@@ -6,12 +6,14 @@ import re
 
 import numpy as np
 import pytest
+import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import StoreError
 from pipeline.storage import arrays as module
 from pipeline.storage.arrays import Arrays, ArrayWriter, write_arrays
+from pipeline.storage.picking import plain
 
 
 @pytest.fixture
@@ -113,3 +115,41 @@ def test_what_is_no_store_is_refused(tmp_path, content):
         (directory / "zarr.json").write_bytes(content)
     with pytest.raises(StoreError, match=r"expected a store at .*x.zarr, got none that opens; see `lowland verify`"):
         Arrays(directory)
+
+
+# -- single rows -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "uint16", "int64", "float32", "float64", "bool"])
+@pytest.mark.parametrize("shape", [(1,), (9,), (11, 4), (9, 3, 2)])
+def test_rows_are_picked_as_they_are_read(tmp_path, rng, small_chunks, dtype, shape):
+    values = (rng.normal(size=shape) * 50).astype(dtype)
+    write_arrays(tmp_path / "x.zarr", {"a": values})
+    store = Arrays(tmp_path / "x.zarr")
+    assert plain(tmp_path / "x.zarr" / "a") is not None  # the writer's own layout
+    for positions in (np.arange(shape[0]), rng.integers(0, shape[0], 30), np.zeros(0, np.int64)):
+        picked = store.pick("a", positions)
+        assert picked.dtype == values.dtype and np.array_equal(picked, values[positions])
+        assert np.array_equal(store.read("a", positions), picked)
+
+
+def test_arrays_of_another_layout_are_picked_from_all_the_same(tmp_path, rng):
+    values = rng.normal(size=(20, 6))
+    group = zarr.open_group(str(tmp_path / "x.zarr"), mode="w", zarr_format=3)
+    group.create_array("compressed", data=values, chunks=(4, 6))
+    group.create_array("cut", data=values, chunks=(4, 3), compressors=None)
+    group.create_array("sharded", data=values, chunks=(2, 6), shards=(10, 6), compressors=None)
+    for name in ("compressed", "cut", "sharded"):
+        assert plain(tmp_path / "x.zarr" / name) is None
+        assert np.array_equal(Arrays(tmp_path / "x.zarr").pick(name, np.array([19, 0, 7])), values[[19, 0, 7]])
+
+
+def test_picking_from_what_is_missing_or_too_short_is_refused(tmp_path, small_chunks):
+    write_arrays(tmp_path / "x.zarr", {"a": np.ones((9, 4), np.float32)})
+    (tmp_path / "x.zarr/a/c/0/0").write_bytes(b"short")
+    (tmp_path / "x.zarr/a/c/1/0").unlink()
+    for row in (0, 5):
+        with pytest.raises(StoreError, match="as it was written, got a damaged chunk .*; run `lowland verify` to see "):
+            Arrays(tmp_path / "x.zarr").pick("a", np.array([row]))
+    with pytest.raises(StoreError, match="expected an array 'b' in "):
+        Arrays(tmp_path / "x.zarr").pick("b", np.array([0]))
