@@ -41,7 +41,7 @@ OPTIONAL = {"transformers", "peft", "distributed"}
 
 WITHOUT_TORCH = ("codec", "curvature", "preconditioner", "influence", "agreement")
 ANSWERS = (
-    "steps.query", "steps.retrieve", "steps.stores", "steps.ranking", "steps.verify", "cli.query", "cli.suspects", "cli.verify",
+    "steps.query", "steps.retrieve", "steps.codes", "steps.stores", "steps.ranking", "steps.verify", "cli.query", "cli.suspects", "cli.verify",
 )  # fmt: skip
 LONGEST = 300
 

@@ -20,9 +20,10 @@ from pipeline.provenance import digest_bytes
 from pipeline.shards import Plan
 from pipeline.steps import reuse
 from pipeline.steps.capture import Capturer, device_of, set_up_fitted, shard_identity
+from pipeline.steps.codes import FINITE, NOT_FINITE
 from pipeline.steps.job import Job
 from pipeline.steps.memory import candidate_rows, plan_of
-from pipeline.steps.stores import FINITE, NOT_FINITE, open_arrays, open_codec
+from pipeline.steps.stores import open_arrays, open_codec
 from pipeline.steps.tasks import task_of, use_threads
 from pipeline.storage.arrays import ArrayWriter
 from pipeline.storage.artefact import read_manifest

@@ -16,8 +16,9 @@ from pipeline.core.codec import Codec
 from pipeline.core.device import chosen, in_precision, settled
 from pipeline.core.projection import Norms, Projection, Shapes, make
 from pipeline.errors import InputError, LowlandError
+from pipeline.steps.codes import FINITE, NOT_FINITE
 from pipeline.steps.job import Job
-from pipeline.steps.stores import FINITE, NOT_FINITE, open_arrays
+from pipeline.steps.stores import open_arrays
 from pipeline.steps.tasks import attributed, model_at
 from pipeline.storage.artefact import Manifest, read_manifest
 from pipeline.storage.layout import Layout

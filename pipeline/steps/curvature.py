@@ -22,8 +22,9 @@ from pipeline.core.curvature import (
 from pipeline.core.preconditioner import Preconditioner
 from pipeline.errors import ConfigError, DataError
 from pipeline.shards import Plan
+from pipeline.steps.codes import BLOCK_HELD_BYTES, CodeBlock, CodeSet
 from pipeline.steps.job import Job
-from pipeline.steps.stores import BLOCK_HELD_BYTES, CodeBlock, CodeSet, open_candidates, open_codes, retired_of
+from pipeline.steps.stores import open_candidates, open_codes, retired_of
 from pipeline.storage.arrays import write_arrays
 from pipeline.storage.reduction import tree_sum
 

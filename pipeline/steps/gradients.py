@@ -24,9 +24,10 @@ from pipeline.steps.capture import (
     shard_identity,
     stored_columns,
 )
+from pipeline.steps.codes import FINITE
 from pipeline.steps.job import Job
 from pipeline.steps.memory import batch_rows, plan_of
-from pipeline.steps.stores import FINITE, open_arrays, open_codec
+from pipeline.steps.stores import open_arrays, open_codec
 from pipeline.steps.tasks import task_of, use_threads
 from pipeline.storage.arrays import ArrayWriter
 from pipeline.storage.artefact import read_manifest

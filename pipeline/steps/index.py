@@ -14,10 +14,11 @@ import numpy as np
 from pipeline.core.agreement import recall_at_k
 from pipeline.core.influence import SIGNED, unit
 from pipeline.shards import sample
+from pipeline.steps.codes import CodeSet, blocks
 from pipeline.steps.job import Job
 from pipeline.steps.preconditioned import Vectors, open_vectors
 from pipeline.steps.retrieve import exact_search, index_search
-from pipeline.steps.stores import CodeSet, blocks, open_arrays, open_codes
+from pipeline.steps.stores import open_arrays, open_codes
 from pipeline.storage import indexes
 from pipeline.storage.layout import METRIC_OF
 

@@ -21,8 +21,9 @@ from pipeline.core.projection import FITTED, Fitter, Projection, Settings, Shape
 from pipeline.shards import sample
 from pipeline.steps import memory
 from pipeline.steps.capture import Capturer, device_of, dtype_of, set_up
+from pipeline.steps.codes import FINITE
 from pipeline.steps.job import Job
-from pipeline.steps.stores import FINITE, open_arrays
+from pipeline.steps.stores import open_arrays
 from pipeline.steps.tasks import derive, task_of, use_threads
 from pipeline.storage.arrays import write_arrays
 from pipeline.storage.artefact import read_manifest

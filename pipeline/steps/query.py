@@ -14,10 +14,11 @@ from pipeline.config import CURVATURE_SPLIT, parse_score
 from pipeline.core.influence import SIGNED
 from pipeline.errors import DataError, StoreError
 from pipeline.shards import Plan
+from pipeline.steps.codes import CodeSet
 from pipeline.steps.job import Job
 from pipeline.steps.preconditioned import check_curvature, open_preconditioner, open_vectors
 from pipeline.steps.retrieve import Ranked, exact_search, index_search
-from pipeline.steps.stores import CodeSet, open_codes, retired_of
+from pipeline.steps.stores import open_codes, retired_of
 from pipeline.storage import indexes
 from pipeline.storage.artefact import manifest_path, open_artefact, read_manifest
 from pipeline.storage.layout import METRIC_OF, Layout

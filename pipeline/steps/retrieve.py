@@ -15,7 +15,7 @@ import numpy as np
 
 from pipeline.core.influence import SIGNED, exact_scores, order, unit
 from pipeline.core.scan import Contenders, contenders, margin, products
-from pipeline.steps.stores import BLOCK_HELD_BYTES, CodeBlock, CodeSet
+from pipeline.steps.codes import BLOCK_HELD_BYTES, CodeBlock, CodeSet
 from pipeline.storage import indexes
 from pipeline.storage.reduction import Workers, tree
 

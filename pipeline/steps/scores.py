@@ -14,19 +14,10 @@ import numpy as np
 from pipeline.core.influence import relabel
 from pipeline.core.preconditioner import Forms, Preconditioner
 from pipeline.shards import Plan
+from pipeline.steps.codes import BLOCK_HELD_BYTES, FINITE, NOT_FINITE, CodeBlock, CodeSet
 from pipeline.steps.job import Job
 from pipeline.steps.preconditioned import Vectors, open_preconditioner, open_vectors
-from pipeline.steps.stores import (
-    BLOCK_HELD_BYTES,
-    FINITE,
-    NOT_FINITE,
-    CodeBlock,
-    CodeSet,
-    open_arrays,
-    open_candidates,
-    open_codes,
-    retired_of,
-)
+from pipeline.steps.stores import open_arrays, open_candidates, open_codes, retired_of
 from pipeline.storage.artefact import read_manifest
 from pipeline.storage.reduction import each
 from pipeline.storage.tables import write_table

@@ -13,8 +13,8 @@ from pipeline.core.capture.batches import convert
 from pipeline.errors import DataError, InputError, LowlandError, TaskError
 from pipeline.shards import Plan
 from pipeline.steps.capture import Capturer, device_of, set_up_fitted
+from pipeline.steps.codes import FINITE
 from pipeline.steps.query import precondition
-from pipeline.steps.stores import FINITE
 from pipeline.steps.tasks import load_task, use_threads
 from pipeline.storage.layout import Layout
 from pipeline.tasks.base import Batch, Task, classifies

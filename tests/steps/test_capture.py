@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from pipeline.core.capture.cover import cover
 from pipeline.core.projection import make
 from pipeline.steps.capture import Capturer
-from pipeline.steps.stores import FINITE, NOT_FINITE
+from pipeline.steps.codes import FINITE, NOT_FINITE
 from pipeline.tasks.digits import Digits
 
 ROWS = 6

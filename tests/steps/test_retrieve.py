@@ -8,8 +8,8 @@ import pytest
 from pipeline.core.codec import fit_codec
 from pipeline.core.influence import SIGNED, order, pairwise, unit
 from pipeline.errors import StoreError
+from pipeline.steps.codes import FINITE, NOT_FINITE, CodeSet, CodeShard
 from pipeline.steps.retrieve import exact_search, index_search
-from pipeline.steps.stores import FINITE, NOT_FINITE, CodeSet, CodeShard
 from pipeline.storage import indexes
 from pipeline.storage.arrays import write_arrays
 from pipeline.storage.artefact import Manifest
