@@ -170,7 +170,7 @@ class GradientsSection(Section):
     """Capture and storage of the per-sample gradients."""
 
     engine: Literal["auto", "hooks", "functional"]
-    codec: Literal["int8", "bf16", "float32"]
+    codec: Literal["mixed", "int8", "bf16", "float32"]
     batch_rows: Selection
     norms: Literal["exact", "estimated"]
     include: list[str]

@@ -5,6 +5,7 @@ Nothing of the package is used but the places of files: zarr reads the arrays, n
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,19 +16,34 @@ CURVATURE_ROWS = {"trained": "train", "flat": "validation"}
 
 
 def decoded(run: Path, checkpoint: str, split: str) -> np.ndarray:
-    """[n, K] float64: code x column scale x row scale 2^(-e/8) (int8), e for each 32 coordinates."""
-    scale = zarr.open_group(str(run / f"results/projection/{checkpoint}.zarr"), mode="r")["column_scale"][:]
+    """[n, K] float64: (2 c + 1 - 2^b) / 2^b x row scale 2^(-e/8) x column scale (mixed), e and b for 32 coordinates."""
+    projection = zarr.open_group(str(run / f"results/projection/{checkpoint}.zarr"), mode="r")
+    scale, block_bits = projection["column_scale"][:], projection["block_bits"][:]
+    order = np.argsort(-scale, kind="stable")
     parts = []
     for shard in sorted((run / f"results/gradients/{checkpoint}/{split}").glob("*.zarr")):
         group = zarr.open_group(str(shard), mode="r")
-        assert group["codes"].dtype == np.int8
+        assert group["codes"].dtype == np.uint8
         # What a code stands for is defined in float32, in this order.
-        steps = group["row_scale"][:][:, None] * (2.0 ** (-group["block_scale"][:].astype(float) / 8)).astype(
+        reach = group["row_scale"][:][:, None] * (2.0 ** (-group["block_scale"][:].astype(float) / 8)).astype(
             np.float32
         )
-        values = group["codes"][:].astype(np.float32) * scale * np.repeat(steps, 32, axis=1)[:, : len(scale)]
-        parts.append(values.astype(np.float64))
+        shares = np.concatenate(list(_shares(group["codes"][:], block_bits)), axis=1)
+        values = np.empty((len(shares), len(scale)), np.float32)
+        values[:, order] = (shares * np.repeat(reach, 32, axis=1))[:, : len(scale)]
+        parts.append((values * scale).astype(np.float64))
     return np.concatenate(parts)
+
+
+def _shares(codes: np.ndarray, block_bits: np.ndarray) -> Iterator[np.ndarray]:
+    """(2 c + 1 - 2^b) / 2^b of the coordinates of each width, in descending order of their column scales."""
+    start = 0
+    for bits in (8, 4, 2):
+        stop = start + 4 * bits * int((block_bits == bits).sum())
+        own = codes[:, start:stop]
+        c = np.concatenate([own >> shift & (2**bits - 1) for shift in range(0, 8, bits)], axis=1)
+        yield ((2.0 * c + 1 - 2**bits) / 2**bits).astype(np.float32)
+        start = stop
 
 
 def query_vector(run: Path, text: str, split: str, row: int) -> np.ndarray:

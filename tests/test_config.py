@@ -158,7 +158,7 @@ def test_only_prepare_depends_on_what_says_which_rows_there_are():
 
 def test_partial_has_the_declared_sections_typed_and_guards_the_others():
     config = partial(sections(settings.load(), "gradients"))
-    assert config.gradients.codec == "int8" and config.task.class_ == "digits" and config.task.data == {}
+    assert config.gradients.codec == "mixed" and config.task.class_ == "digits" and config.task.data == {}
     with pytest.raises(AttributeError, match="curvature"):
         _ = config.curvature
     assert partial({"seed": 3}).seed == 3

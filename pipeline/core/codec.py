@@ -1,9 +1,11 @@
-"""Codes on disk: float32 gradients in K coordinates to one of three encodings and back. numpy only.
+"""Codes on disk: float32 gradients in K coordinates to one of four encodings and back. numpy only.
 
 * `float32`: as they are.
 * `bf16`: the upper half of a float32, rounded to nearest even, kept as uint16. Relative error <= 2^-8.
 * `int8`: value = code x row_scale x 2^(-e/8) x column_scale, with e, a byte, for each block of 32 coordinates of a row.
   Error per coordinate <= row_scale x 2^(-e/8) x column_scale / 2. K + K/32 + 4 bytes a row.
+* `mixed`: 8, 4 or 2 bits a coordinate, by its energy, 3.5 on average; formula and error in `pipeline.core.mixed`.
+  .47 K + 4 bytes a row.
 
 Column scales, fitted once with the projection, keep coordinates of low energy, which preconditioning amplifies. Row
 scales keep rows of any norm: gradient norms at a flat minimum span ten orders of magnitude, which is why no encoding
@@ -25,15 +27,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipeline.errors import LowlandError
+from pipeline.core.blockscale import BLOCK, BLOCK_STEPS, exponents, reciprocal_steps, row_scales
+from pipeline.core.mixed import Mixed
 
 Array = np.ndarray[Any, Any]
 
-ENCODINGS = ("int8", "bf16", "float32")
+ENCODINGS = ("mixed", "int8", "bf16", "float32")
+SCALED = ("mixed", "int8")
+"""Those with scales of columns, rows and blocks."""
 LEVELS = 127
-BLOCK = 32
-BLOCK_STEPS = (2.0 ** (-np.arange(256) / 8)).astype(np.float32)
-"""2^(-e/8) for each e."""
 SCALE_FLOOR = 0.01
 """Least column scale as a share of their mean: a coordinate that the sample never used must not dwarf the others."""
 
@@ -42,9 +44,9 @@ class Encoded(NamedTuple):
     """Rows as they are stored; leading dimensions [...] as those of the rows.
 
     Attributes:
-        codes: [..., K] int8, uint16 (bf16) or float32.
-        row_scale: [...] float32; ones but for int8.
-        block_scale: e of each block, [..., b] uint8; b = 0 but for int8.
+        codes: [..., K] int8, uint16 (bf16) or float32; [..., bytes] uint8 of mixed.
+        row_scale: [...] float32; ones but for mixed and int8.
+        block_scale: e of each block, [..., b] uint8; b = 0 but for mixed and int8.
     """
 
     codes: Array
@@ -58,7 +60,7 @@ class Encoded(NamedTuple):
 
 @dataclass(frozen=True)
 class Codec:
-    """An encoding with its column scales [K], float32 (all ones but for int8)."""
+    """An encoding with its column scales [K], float32 (all ones but for mixed and int8)."""
 
     encoding: str
     column_scale: Array
@@ -67,21 +69,26 @@ class Codec:
         """Rows [..., K] float32 as stored.
 
         Raises:
-            LowlandError: int8 was asked to keep a row that is not finite.
+            LowlandError: mixed or int8 was asked to keep a row that is not finite.
         """
         rows = np.asarray(rows, np.float32)
-        if self.encoding == "int8":
-            flat = self._to_int8(rows.reshape(-1, rows.shape[-1]))
+        if self.encoding in SCALED:
+            lines = rows.reshape(-1, rows.shape[-1])
+            flat = self._to_int8(lines) if self.encoding == "int8" else Encoded(*self._mixed.encode(lines))
             return Encoded(*(part.reshape(*rows.shape[:-1], *part.shape[1:]) for part in flat))
         ones, none = np.ones(rows.shape[:-1], np.float32), np.zeros((*rows.shape[:-1], 0), np.uint8)
         return Encoded(to_bf16(rows) if self.encoding == "bf16" else rows, ones, none)
 
     def decode(self, stored: Encoded) -> Array:
-        """What is stored as rows [..., K] float32. Block scales of other encodings than int8 are not looked at."""
+        """What is stored as rows [..., K] float32. Block scales of bf16 and float32 are not looked at."""
         if self.encoding == "float32":
             return np.asarray(stored.codes, np.float32)
         if self.encoding == "bf16":
             return from_bf16(stored.codes)
+        if self.encoding == "mixed":
+            lines = (stored.codes, stored.row_scale[..., None], stored.block_scale)
+            codes, scales, e = (part.reshape(-1, part.shape[-1]) for part in lines)
+            return self._mixed.decode(codes, scales[:, 0], e).reshape(*stored.codes.shape[:-1], self.dimension)
         steps = stored.row_scale[..., None] * BLOCK_STEPS[stored.block_scale]
         rows = stored.codes * self.column_scale
         whole = rows.shape[-1] // BLOCK * BLOCK
@@ -93,6 +100,16 @@ class Codec:
     def round_trip(self, rows: Array) -> Array:
         """What a reader of the store sees of these rows, [..., K] float32."""
         return self.decode(self.encode(rows))
+
+    @property
+    def dimension(self) -> int:
+        """K."""
+        return len(self.column_scale)
+
+    def columns(self) -> dict[str, Array]:
+        """What a store of the projection keeps: column scales, and the bits of each block of mixed codes."""
+        scales = {"column_scale": self.column_scale}
+        return {**scales, "block_bits": self._mixed.bits} if self.encoding == "mixed" else scales
 
     @property
     def row_bytes(self) -> int:
@@ -108,12 +125,14 @@ class Codec:
         with np.errstate(over="ignore"):  # infinity is refused below
             np.multiply(rows, self._inverse_scale, out=flat)
         peaks = np.maximum.reduceat(np.abs(flat), np.arange(0, dimension, BLOCK), axis=1)
-        row_scale = _row_scale(peaks)
-        exponents = _exponents(peaks, row_scale)
-        # A row without a scale is zero, whatever its codes are multiplied with.
-        steps = np.where(row_scale > 0, row_scale, np.float32(np.inf))[:, None] * BLOCK_STEPS[exponents]
-        scaled *= (1 / steps)[:, :, None]
-        return Encoded(np.rint(flat, out=flat).astype(np.int8), row_scale, exponents)
+        row_scale = row_scales(peaks, LEVELS, self.encoding)
+        e = exponents(peaks, row_scale, LEVELS)
+        scaled *= reciprocal_steps(row_scale, e)[:, :, None]
+        return Encoded(np.rint(flat, out=flat).astype(np.int8), row_scale, e)
+
+    @cached_property
+    def _mixed(self) -> Mixed:
+        return Mixed(self.column_scale)
 
     @cached_property
     def _inverse_scale(self) -> Array:
@@ -127,7 +146,7 @@ def fit_codec(encoding: str, rows: Array) -> Codec:
     large norm nor coordinates of large energy decide for the others.
     """
     units = _units(rows)
-    if encoding != "int8" or not len(units):
+    if encoding not in SCALED or not len(units):
         return Codec(encoding, np.ones(rows.shape[1], np.float32))
     scale = np.sqrt(np.mean(units**2, axis=0))
     return Codec(encoding, np.maximum(scale, SCALE_FLOOR * scale.mean()).astype(np.float32))
@@ -139,27 +158,6 @@ def _units(rows: Array) -> Array:
     usable = np.isfinite(norms) & (norms > 0)
     units: Array = rows[usable] / norms[usable, None]
     return units
-
-
-def _row_scale(peaks: Array) -> Array:
-    """Row scales [n] from the largest magnitudes of the blocks, [n, b]."""
-    scale = (peaks.max(1, initial=0) / np.float32(LEVELS)).astype(np.float32)
-    if not np.isfinite(scale).all():
-        wrong = np.nonzero(~np.isfinite(scale))[0]
-        raise LowlandError(
-            f"expected finite rows to encode as int8, got others at {wrong[:5].tolist()}; flag and zero them"
-        )
-    # A subnormal scale would lose digits, a zero one divides by zero: such rows are zero in float32 anyway.
-    return np.where(scale < np.finfo(np.float32).tiny, np.float32(0), scale)
-
-
-def _exponents(peaks: Array, row_scale: Array) -> Array:
-    """The e of each block, [n, b] uint8: the largest that its largest magnitude allows, with no subnormal step."""
-    tiny = np.finfo(np.float32).tiny
-    least = np.maximum(peaks / np.float32(LEVELS), tiny)
-    # A hair more, so that what was decoded, whose blocks stand just on a step, is encoded as it was.
-    exponents = np.floor(8 * np.log2(np.maximum(row_scale, tiny)[:, None] / least) + 1e-4)
-    return np.clip(exponents, 0, len(BLOCK_STEPS) - 1).astype(np.uint8)
 
 
 def to_bf16(rows: Array) -> Array:

@@ -85,8 +85,8 @@ class CodeShard:
 
     def blocks(self) -> Iterator[slice]:
         """The shard's rows in blocks of bounded size, in order: a row under 100 labels is 100 codes."""
-        total, *sizes = self.arrays.shape("codes")
-        step = max(1, BLOCK_BYTES // (8 * math.prod(sizes)))
+        total, *labels, _ = self.arrays.shape("codes")
+        step = max(1, BLOCK_BYTES // (8 * math.prod(labels) * self.codec.dimension))
         yield from (slice(start, min(start + step, total)) for start in range(0, total, step))
 
     def parts(self) -> list[CodeBlock]:
@@ -132,7 +132,7 @@ class CodeBlock:
     def pieces(self) -> Iterator[tuple[slice, Array]]:
         """A few rows of the shard at a time, and their decoded codes, [n, K] or [n, C, K] float32."""
         stored = self.shard.stored(self.rows)
-        step = max(1, PIECE_BYTES // (8 * math.prod(stored.codes.shape[1:])))
+        step = max(1, PIECE_BYTES // (8 * math.prod(stored.codes.shape[1:-1]) * self.shard.codec.dimension))
         for start in range(0, len(stored.codes), step):
             piece = Encoded(*(part[start : start + step] for part in stored))
             first = self.rows.start + start

@@ -63,7 +63,7 @@ def run(job: Job, checkpoint: str) -> None:
     }
     state = {f"state_{name}": values for name, values in capturer.projection.state().items()}
     with job.writing(job.layout.projection(checkpoint), "projection", identity) as (path, record):
-        write_arrays(path, {"column_scale": codec.column_scale, **state})
+        write_arrays(path, {**codec.columns(), **state})
         record["parameters"] = int(sum(np.prod(shape) for shape in capturer.projection.shapes.values()))
         record["engines"] = capturer.coverage.served
         record["left_out"] = capturer.left_out

@@ -159,7 +159,7 @@ def test_a_file_is_answered_like_the_row_that_it_holds(demo: Path, tmp_path: Pat
             "query", demo, "--input", tmp_path / "point.npy", "--label", label, "--score", score, "--json"
         ).rows
         assert [row["row"] for row in by_file] == [row["row"] for row in by_row]
-        # One row alone and the same row within a batch differ by float32 rounding, which int8 codes may round apart.
+        # One row alone and the same row within a batch differ by float32 rounding, which codes may round apart.
         assert np.allclose([row["score"] for row in by_file], [row["score"] for row in by_row], rtol=0.02)
 
 
@@ -228,7 +228,7 @@ def test_stored_vectors_solve_the_damped_system(demo: Path) -> None:
 
 
 def test_compressed_scores_rank_as_those_of_the_whole_gradient(demo: Path, scores: dict[str, np.ndarray]) -> None:
-    """K = 1,024 in int8 against all 33,738 coordinates in float32, on every third train row."""
+    """K = 2,048 in mixed codes against all 33,738 coordinates in float32, on every third train row."""
     layout = Layout(demo)
     plan = Plan.load(layout.plan)
     config = settings.validate(settings.defaults())
@@ -243,7 +243,7 @@ def test_compressed_scores_rank_as_those_of_the_whole_gradient(demo: Path, score
 
     whole = Preconditioner.fit(spectrum_of_roots(gradients("validation", 1).astype(np.float64), 300), damping=1.0)
     s = np.concatenate([whole.forms(part).s for part in np.array_split(gradients("train", 3), 10)])
-    assert decoded(demo, "flat", "train").shape == (1000, 1024) and s.shape == (334,)
+    assert decoded(demo, "flat", "train").shape == (1000, 2048) and s.shape == (334,)
     rank: Any = spearmanr(s, scores["s"][::3]).statistic
     print(f"Spearman of S, compressed against whole: {rank:.5f}")
     assert rank >= 0.99

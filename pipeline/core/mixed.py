@@ -1,0 +1,164 @@
+"""Codes of 8, 4 and 2 bits: coordinates that matter more have more of them. numpy only.
+
+Rounding to b bits leaves about 2 x 4^-b of a coordinate's energy as noise, leaving a coordinate out all of it. So many
+coarse coordinates keep more than few fine ones, but for those of most energy (reverse water-filling: Cover and Thomas,
+Elements of Information Theory, 10.3.3). What a coordinate matters is told from its energy t among rows of unit length:
+the error of u^T g with u = (C + lambda)^-1 g_query and lambda = tr(C)/M grows with its noise times
+
+    worth = t^2 / (t + lambda)^2
+
+where C has the rows' own energies. Above lambda all coordinates matter alike, below it ever less.
+
+Coordinates are ordered by energy and cut into blocks of 32 (`blockscale`), of one width each. Blocks begin with 2 bits,
+the first with 8; then those are widened, 2 to 4 and 4 to 8, that gain most a bit, until `AVERAGE_BITS` are spent.
+Widths follow from the column scales alone, so nothing else has to be stored. With p = row_scale x 2^(-e/8), which is no
+less than the largest magnitude of a block after division by the column scales,
+
+    value = (2 c + 1 - 2^b) / 2^b x p x column_scale,    c = 0 ... 2^b - 1,    error <= p x column_scale / 2^b
+
+A byte holds two or four codes, from the halves or quarters of the coordinates of that width. Letters: n rows, K
+coordinates, b bits, w coordinates of a width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from pipeline.core.blockscale import BLOCK, BLOCK_STEPS, exponents, reciprocal_steps, row_scales
+
+Array = np.ndarray[Any, Any]
+
+WIDTHS = (8, 4, 2)
+AVERAGE_BITS = 3.5
+"""On five models 3 bits kept as much in 1 KiB; with more bits there are fewer coordinates to hold later."""
+ROWS = 512
+"""M. With the energies of a validation set of 300, and its own M, the widths kept as much within .01."""
+NOISE = {bits: 1.9 * 4.0**-bits for bits in WIDTHS}
+"""Share of a coordinate's energy that rounding leaves as noise, for normal coordinates and 2.4 deviations of reach."""
+
+
+def block_bits(column_scale: Array) -> Array:
+    """Bits of each block of coordinates in descending order of their scale, [blocks], never rising."""
+    energy = np.square(np.sort(column_scale.astype(np.float64))[::-1])
+    starts = np.arange(0, len(energy), BLOCK)
+    share = np.add.reduceat(energy, starts) / np.diff([*starts, len(energy)]) / energy.sum()
+    worth = np.square(share / (share + 1 / ROWS))
+    gains = np.stack([worth * (NOISE[narrow] - NOISE[wide]) / (wide - narrow) for narrow, wide in ((2, 4), (4, 8))])
+    bits = np.full(len(starts), 2)
+    bits[0] = 8
+    left = int(AVERAGE_BITS * len(starts)) - bits.sum()
+    for place in np.argsort(-gains, axis=None, kind="stable"):
+        step, block = np.unravel_index(place, gains.shape)
+        narrow, wide = ((2, 4), (4, 8))[step]
+        if bits[block] == narrow and wide - narrow <= left:
+            bits[block] = wide
+            left -= wide - narrow
+    return -np.sort(-bits)  # what is left may have widened a block below a narrower one
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """How rows of K coordinates with these column scales, [K] float32, are rounded."""
+
+    column_scale: Array
+
+    @cached_property
+    def bits(self) -> Array:
+        """Of each block, [blocks] uint8."""
+        return block_bits(self.column_scale).astype(np.uint8)
+
+    @cached_property
+    def _order(self) -> Array:
+        return np.argsort(-self.column_scale, kind="stable")
+
+    @cached_property
+    def _inverse(self) -> Array:
+        return (1 / self.column_scale[self._order]).astype(np.float32)
+
+    @cached_property
+    def _regions(self) -> list[tuple[int, slice, slice]]:
+        """Of each width that occurs: bits, its blocks, and its bytes in a row."""
+        found, first, start = [], 0, 0
+        for bits in WIDTHS:
+            count = int((self.bits == bits).sum())
+            size = count * BLOCK * bits // 8
+            if count:
+                found.append((bits, slice(first, first + count), slice(start, start + size)))
+            first, start = first + count, start + size
+        return found
+
+    def encode(self, rows: Array) -> tuple[Array, Array, Array]:
+        """Rows [n, K] as codes [n, bytes] uint8, row scales [n] float32 and e of each block, [n, blocks] uint8.
+
+        Raises:
+            LowlandError: a row is not finite.
+        """
+        scaled = self._blocks(rows)
+        peaks = np.abs(scaled).max(2, initial=0)
+        row_scale = row_scales(peaks, 1, "mixed")
+        e = exponents(peaks, row_scale, 1, hair=0)
+        scaled *= reciprocal_steps(row_scale, e)[:, :, None]
+        codes = np.empty((len(rows), self._regions[-1][2].stop), np.uint8)
+        for bits, blocks, place in self._regions:
+            half = np.float32(2 ** (bits - 1))
+            part = scaled[:, blocks] * half
+            part += half  # not negative, so that a cast to integers rounds down
+            np.clip(part, 0, 2 * half - 1, out=part)
+            codes[:, place] = packed(part.reshape(len(rows), part.shape[1] * BLOCK).astype(np.uint8), bits)
+        return codes, row_scale, e
+
+    def decode(self, codes: Array, row_scale: Array, e: Array) -> Array:
+        """What `encode` gave, as rows [n, K] float32."""
+        values = np.empty((len(codes), e.shape[1], BLOCK), np.float32)
+        for bits, blocks, place in self._regions:
+            part = unpacked(codes[:, place], bits).reshape(len(codes), blocks.stop - blocks.start, BLOCK)
+            np.multiply(part, np.float32(2.0 ** (1 - bits)), out=values[:, blocks])
+            values[:, blocks] += np.float32(2.0**-bits - 1)
+        values *= (row_scale[:, None] * BLOCK_STEPS[e])[:, :, None]
+        rows = np.empty((len(codes), len(self._order)), np.float32)
+        rows[:, self._order] = values.reshape(len(codes), e.shape[1] * BLOCK)[:, : len(self._order)]
+        rows *= self.column_scale
+        return rows
+
+    def bounds(self, row_scale: Array, e: Array) -> Array:
+        """The stated bound on the error of each coordinate, [n, K] float64."""
+        reach = row_scale.astype(np.float64)[:, None] * 2.0 ** (-e.astype(np.float64) / 8 - self.bits)
+        found = np.empty((len(row_scale), len(self._order)))
+        found[:, self._order] = np.repeat(reach, BLOCK, axis=1)[:, : len(self._order)]
+        return found * self.column_scale
+
+    def _blocks(self, rows: Array) -> Array:
+        """Rows in order, without column scales, [n, blocks, 32]; the last block is filled up with zeros."""
+        blocks = -(-len(self._order) // BLOCK)
+        scaled = np.zeros((len(rows), blocks * BLOCK), np.float32)
+        with np.errstate(over="ignore"):  # infinity is refused later
+            np.multiply(np.take(rows, self._order, axis=1), self._inverse, out=scaled[:, : len(self._order)])
+        return scaled.reshape(len(rows), blocks, BLOCK)
+
+
+def packed(codes: Array, bits: int) -> Array:
+    """Codes [n, w] uint8 of so many bits as bytes, [n, w x bits / 8]; w is a multiple of 8 / bits."""
+    parts = _parts(codes.shape[1], bits)
+    found = codes[:, next(parts)].copy()
+    for number, part in enumerate(parts, 1):
+        found |= codes[:, part] << np.uint8(number * bits)
+    return found
+
+
+def unpacked(found: Array, bits: int) -> Array:
+    """What was packed, [n, w] uint8."""
+    width = found.shape[1] * 8 // bits
+    codes = np.empty((len(found), width), np.uint8)
+    for number, part in enumerate(_parts(width, bits)):
+        np.bitwise_and(found >> np.uint8(number * bits), np.uint8(2**bits - 1), out=codes[:, part])
+    return codes
+
+
+def _parts(width: int, bits: int) -> Iterator[slice]:
+    size = width * bits // 8
+    yield from (slice(start, start + size) for start in range(0, width, max(size, 1)))

@@ -1,0 +1,69 @@
+"""Codes of 8, 4 and 2 bits: who gets how many, and that packing loses nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.core.blockscale import BLOCK
+from pipeline.core.codec import fit_codec
+from pipeline.core.mixed import AVERAGE_BITS, NOISE, ROWS, block_bits, packed, unpacked
+
+
+def falling(dimension: int, power: float) -> np.ndarray:
+    return np.arange(1.0, dimension + 1) ** -power
+
+
+@given(st.integers(2, 300), st.floats(0, 2), st.integers(0, 2**32 - 1))
+def test_bits_never_rise_and_what_there_is_to_spend_is_spent(blocks, power, seed):
+    scale = np.random.default_rng(seed).permutation(falling(blocks * BLOCK, power))
+    bits = block_bits(scale)
+    assert set(bits) <= {2, 4, 8} and bits[0] == 8 and (np.diff(bits) <= 0).all()
+    assert bits.sum() <= max(AVERAGE_BITS * blocks, 8 + 2 * (blocks - 1))
+    assert bits.sum() > AVERAGE_BITS * blocks - 5
+
+
+@pytest.mark.parametrize("power", [0.3, 0.6, 1.0])
+def test_no_other_two_widths_lose_less(power):
+    """Against all (n8, n4, n2) of the same cost, by the sum of worth times noise that the module states."""
+    blocks = 40
+    scale = falling(blocks * BLOCK, power)
+    share = np.square(scale).reshape(blocks, BLOCK).mean(1) / np.square(scale).sum()
+    worth = np.square(share / (share + 1 / ROWS))
+
+    def lost(bits: np.ndarray) -> float:
+        return float(sum(w * NOISE[int(b)] for w, b in zip(worth, bits, strict=True)))
+
+    others = (
+        np.repeat([8, 4, 2], [eight, four, blocks - eight - four])
+        for eight in range(1, blocks + 1)
+        for four in range(blocks - eight + 1)
+    )
+    best = min(lost(bits) for bits in others if bits.sum() <= AVERAGE_BITS * blocks)
+    assert lost(block_bits(scale)) <= 1.1 * best
+
+
+def test_a_steep_spectrum_gets_more_bits_in_front():
+    flat, steep = (block_bits(falling(64 * BLOCK, power)) for power in (0.1, 1.0))
+    assert (flat == 8).sum() < (steep == 8).sum()
+    assert (flat == 4).sum() > (steep == 4).sum()
+
+
+@given(st.sampled_from([2, 4, 8]), st.integers(0, 4), st.integers(1, 5), st.integers(0, 2**32 - 1))
+def test_packing_loses_nothing(bits, rows, blocks, seed):
+    codes = np.random.default_rng(seed).integers(0, 2**bits, size=(rows, blocks * BLOCK), dtype=np.uint8)
+    found = packed(codes, bits)
+    assert found.shape == (rows, blocks * BLOCK * bits // 8)
+    np.testing.assert_array_equal(unpacked(found, bits), codes)
+
+
+def test_a_quarter_of_the_bytes_of_float_keeps_far_more_than_the_same_bytes_of_fewer_coordinates(rng):
+    """A spectrum that falls slowly: mixed codes of K = 512 against int8 codes of the 232 that fit into the same bytes."""
+    rows = (rng.normal(size=(400, 512)) * falling(512, 0.5)).astype(np.float32)
+    mixed, few = fit_codec("mixed", rows), fit_codec("int8", rows[:, :232])
+    assert mixed.row_bytes <= few.row_bytes + 2
+    lost = np.square(mixed.round_trip(rows) - rows).sum()
+    lost_of_few = np.square(few.round_trip(rows[:, :232]) - rows[:, :232]).sum() + np.square(rows[:, 232:]).sum()
+    assert lost < 0.5 * lost_of_few
