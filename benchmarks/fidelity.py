@@ -12,11 +12,11 @@ Spearman: rank correlation over the train rows, for each query; for S the only o
 the seeds, which draw splits, noise, weights and projections; the spread is the largest minus the smallest over the
 seeds, of that measure which differs most. Pairs are what is asked for: norms dominate S under any projection.
 
-Bytes a row: at most so many for K codes in the dtype, the block scales of int8, and 16 bytes of row scale and norms, as
-in the store. A projection is fitted on the first half of the train rows and on the validation rows. The other train
-rows are those that are asked for, and fit int8's column scales and the turn before int8 and bf16. Neither sees a query.
+Bytes a row: at most so many for K codes in the dtype, the block scales of mixed and int8, and 16 bytes of row scale and
+norms, as in the store. A projection is fitted on the first half of the train rows and on the validation rows. The other
+train rows are those that are asked for, and fit column scales and the turn of all but float32. Neither sees a query.
 `eigenbasis` is the selection alone, `eigenbasis+groups` with the second step as the product takes it by default for the
-model, `eigenbasis+PCA` with one PCA of 4,096 coordinates, or of twice K where that is more.
+model, `eigenbasis+PCA` with one PCA of 4,096 coordinates, or of twice K where that is more (up to K = 4,096).
 """
 
 from __future__ import annotations
@@ -34,27 +34,32 @@ from torch import nn
 
 from benchmarks.fidelity_models import SIZES, Batch, Case, cases
 from benchmarks.tables import keep
+from pipeline.core.blockscale import BLOCK
 from pipeline.core.capture.cover import Coverage, cover
-from pipeline.core.codec import BLOCK, fit_codec
+from pipeline.core.codec import fit_codec
 from pipeline.core.curvature import absolute_damping, spectrum_of_roots, spectrum_of_sum
 from pipeline.core.influence import pairwise, unit
+from pipeline.core.mixed import AVERAGE_BITS
 from pipeline.core.preconditioner import Preconditioner
 from pipeline.core.projection import METHODS, Projection, Settings, fitter, turned
 
 BYTES = (256, 1024, 4096)
 BESIDE = 16
 """Bytes of a row's scale and norms."""
-WIDTHS = {"int8": 1 + 1 / BLOCK, "bf16": 2, "float32": 4}
+WIDTHS = {"mixed": AVERAGE_BITS / 8 + 1 / BLOCK, "int8": 1 + 1 / BLOCK, "bf16": 2, "float32": 4}
 """Bytes of a code, its share of a block scale included."""
 
 
 def room(size_bytes: int, encoding: str) -> int:
-    """The largest K that fits."""
-    return int((size_bytes - BESIDE) / WIDTHS[encoding])
+    """The largest K that fits, of mixed codes the largest multiple of 512, as one would take."""
+    count = int((size_bytes - BESIDE) / WIDTHS[encoding])
+    return count // 512 * 512 if encoding == "mixed" else count
 
 
-DIMENSIONS = sorted({room(size, kind) for size in BYTES for kind in ("int8", "bf16")} | {room(BYTES[0], "float32")})
-"""All K that int8 and bf16 have room for, and the least of float32, which takes its others from among these."""
+CODES = [(size, kind) for size in BYTES for kind in ("mixed", "int8", "bf16")]
+DIMENSIONS = sorted({room(*each) for each in [*CODES, (BYTES[0], "float32")]})
+"""All K that mixed, int8 and bf16 have room for, and the least of float32, which takes its others from among these."""
+LARGEST_PCA = 4096
 SEEDS = (0, 1)
 BATCH = 100
 SAMPLE = 650
@@ -267,6 +272,8 @@ def all_of(case: Case, methods: Sequence[str], seed: int) -> Iterator[dict[str, 
     truth, coverage = exact(unseen(case)), coverage_of(case)
     for method in methods:
         for dimension in DIMENSIONS:
+            if method == "eigenbasis+PCA" and dimension > LARGEST_PCA:
+                continue
             yield from measured(case, coverage, truth, method, dimension, seed)
 
 
