@@ -91,9 +91,12 @@ class BlockDiagonal:
         if len(self.components) == 1:  # all coordinates in their order
             return (self.components[0].T @ columns).T.contiguous()
         groups = self.order.split([len(matrix) for matrix in self.components])
-        # Group by group, so that what was picked is still in the cache.
-        found = [matrix.T @ columns.index_select(0, own) for own, matrix in zip(groups, self.components, strict=True)]
-        return torch.cat(found).T.contiguous()
+        # Group by group, so that what was picked is still in the cache; each in its place, so that nothing is joined.
+        found = columns.new_empty(self.dimension, columns.shape[1])
+        places = found.split([matrix.shape[1] for matrix in self.components])
+        for own, matrix, place in zip(groups, self.components, places, strict=True):
+            torch.mm(matrix.T, columns.index_select(0, own), out=place)
+        return found.T.contiguous()
 
 
 def _check(order: NDArray[Any], sizes: NDArray[Any], counts: NDArray[Any], numbers: int) -> None:
