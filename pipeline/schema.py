@@ -197,6 +197,7 @@ class IndexSection(Section):
     """The FAISS index of the codes."""
 
     factory: str = Field(min_length=1)
+    rows: Literal["auto", "plain", "whitened"]
     probes: Count
     breadth: Count
     oversample: Count

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ from pipeline.cli.common import JSON, RUN, layout_of, show
 from pipeline.core.influence import SIGNED
 from pipeline.errors import DataError
 from pipeline.shards import Plan
-from pipeline.steps.query import SIGN, open_stores, query_vectors, still_counted
+from pipeline.steps.query import SIGN, Questions, Stores, open_stores, still_counted
 from pipeline.steps.stores import open_arrays
 from pipeline.storage.layout import Layout
 from pipeline.storage.reduction import MB, Workers
@@ -22,7 +25,13 @@ from pipeline.storage.reduction import MB, Workers
 
 @click.command()
 @RUN
-@click.option("--row", metavar="SPLIT:ROW", help="A row that the run knows: query:17, validation:3 or train:5.")
+@click.option(
+    "--row",
+    "rows",
+    metavar="SPLIT:ROW",
+    multiple=True,
+    help="A row that the run knows: query:17, validation:3 or train:5. Several, or - for one a line from stdin.",
+)
 @click.option(
     "--input",
     "file",
@@ -43,7 +52,7 @@ from pipeline.storage.reduction import MB, Workers
 @JSON
 def query(
     run: Path,
-    row: str | None,
+    rows: tuple[str, ...],
     file: Path | None,
     label: str | None,
     k: int,
@@ -62,38 +71,99 @@ def query(
     lowland query runs/demo --row query:17                     most helpful rows
     lowland query runs/demo --row query:17 --bottom -k 3       most harmful ones
     lowland query runs/demo --input mine.npy --label 3
+    lowland query runs/demo --row - --json                     answers each line of stdin in a line
     """
     layout = layout_of(run)
     plan = Plan.load(layout.plan)
     name, checkpoint = settings.parse_score(score)
     text = f"{name}@{checkpoint}"
-    if (row is None) == (file is None):
+    if bool(rows) == (file is not None):
         raise DataError(
-            "expected either --row SPLIT:ROW or --input FILE, got " + ("both" if row else "neither") + "; give one"
+            "expected either --row SPLIT:ROW or --input FILE, got " + ("both" if rows else "neither") + "; give one"
         )
-    stores = open_stores(layout, plan, text, live_workers(layout, dask))
+    stores, questions = open_stores(layout, plan, text, live_workers(layout, dask)), Questions(layout, plan, text)
+    counted = still_counted(layout, plan, text)
+    note = f"; the curvature still counts {counted} retired rows: `lowland run --workdir {run}` takes them out"
+    answers = Answers(stores, bottom, k, exact, _labels(layout, plan), text, note if counted else "")
     if file is not None:
         from pipeline.steps.unseen import unseen_vector
 
-        asked, vector, note = str(file), *unseen_vector(layout, plan, text, file, label)
+        vector, label_note = unseen_vector(layout, plan, text, file, label)
+        show_answer(answers, str(file), vector, as_json, label_note)
+    elif "-" in rows:
+        _serve(answers, questions, as_json)
     else:
-        split, position = parse_row(str(row))
-        asked, note = f"{split}:{position}", ""
-        vector = query_vectors(layout, plan, text, split, np.array([position]))
-    ranked = stores.answer(vector, k, bottom, exact)
-    labels = _labels(layout, plan)
-    rows = [
-        {"rank": i, "row": int(found), "score": float(value), **({"label": labels[int(found)]} if labels else {})}
-        for i, (found, value) in enumerate(zip(ranked.ids[0], ranked.scores[0], strict=True), 1)
-    ]
-    direction = "bottom" if bottom else "top"
-    header = f"{direction} {len(rows)} train rows for {asked} by {text}, {SIGN[SIGNED[name]]}{note}"
-    counted = still_counted(layout, plan, text)
-    if counted:
-        header += f"; the curvature still counts {counted} retired rows: `lowland run --workdir {run}` takes them out"
+        _answer(answers, questions, [parse_row(row) for row in rows], as_json)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What is answered; `labels` are given labels of the train rows by position, and names of classes."""
+
+    stores: Stores
+    bottom: bool
+    k: int
+    exact: bool
+    labels: tuple[Any, tuple[str, ...]] | None
+    text: str
+    note: str
+
+    def table(self, vector: Any) -> list[dict[str, Any]]:
+        """The rows that answer a query vector [1, K], best first."""
+        ranked = self.stores.answer(vector, self.k, self.bottom, self.exact)
+        rows = []
+        for rank, (found, value) in enumerate(zip(ranked.ids[0], ranked.scores[0], strict=True), 1):
+            row = {"rank": rank, "row": int(found), "score": float(value)}
+            rows.append(row if self.labels is None else {**row, "label": self.labels[1][self.labels[0][found]]})
+        return rows
+
+    @property
+    def direction(self) -> str:
+        """Top or bottom."""
+        return "bottom" if self.bottom else "top"
+
+
+def _answer(answers: Answers, questions: Questions, rows: list[tuple[str, int]], as_json: bool) -> None:
+    """Print the answers to some rows; as JSON in one list."""
+    asked = [(f"{split}:{position}", questions.vectors(split, np.array([position]))) for split, position in rows]
     if as_json:
-        rows = [{"query": asked, "score_name": text, "direction": direction, **each} for each in rows]
-    show(rows, as_json, header)
+        show([row for name, vector in asked for row in _named(answers, name, answers.table(vector))], True, "")
+        return
+    for name, vector in asked:
+        show_answer(answers, name, vector, as_json)
+
+
+def show_answer(answers: Answers, asked: str, vector: Any, as_json: bool, note: str = "") -> None:
+    """Print the answer to one query vector."""
+    rows = answers.table(vector)
+    sign = SIGN[SIGNED[answers.stores.score]]
+    header = f"{answers.direction} {len(rows)} train rows for {asked} by {answers.text}, {sign}{note}{answers.note}"
+    show(_named(answers, asked, rows) if as_json else rows, as_json, header)
+
+
+def _named(answers: Answers, asked: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{"query": asked, "score_name": answers.text, "direction": answers.direction, **row} for row in rows]
+
+
+def _serve(answers: Answers, questions: Questions, as_json: bool) -> None:
+    """Answer each line of stdin as it comes; a line that cannot be answered says why, and the next one is read."""
+    failed = False
+    for line in sys.stdin:
+        if not (asked := line.strip()):
+            continue
+        try:
+            split, position = parse_row(asked)
+            vector = questions.vectors(split, np.array([position]))
+            if as_json:
+                click.echo(json.dumps(_named(answers, asked, answers.table(vector))))
+            else:
+                show_answer(answers, asked, vector, as_json)
+        except DataError as error:
+            failed = True
+            click.echo(json.dumps({"query": asked, "error": str(error)}) if as_json else f"lowland: {error}")
+        sys.stdout.flush()
+    if failed:
+        sys.exit(DataError.exit_code)
 
 
 def live_workers(layout: Layout, dask: str | None) -> Workers:
@@ -117,9 +187,9 @@ def parse_row(text: str) -> tuple[str, int]:
     return split, int(position)
 
 
-def _labels(layout: Layout, plan: Plan) -> list[Any] | None:
-    """Names of the given labels of all train rows; None where the task has none."""
+def _labels(layout: Layout, plan: Plan) -> tuple[Any, tuple[str, ...]] | None:
+    """Given labels of all train rows, and names of classes; None where the task has none."""
     if not plan.labelled:
         return None
     _, arrays = open_arrays(layout.hashes, "rows")
-    return [plan.classes[label] for label in arrays.read("train_label")]
+    return arrays.read("train_label"), plan.classes

@@ -2,7 +2,7 @@
 
 With C = V diag(e) V^T, c = V^T g and the rest r = g - V c (zero where V is square):
 
-    H^-1 g           = V c / (e + lambda) + r / lambda
+    H^-1 g           = V c / (e + lambda) + r / lambda        (and H^-1/2, H^1/2 with roots of the same factors)
     g^T H^-1 g       = sum c^2 / (e + lambda) + |r|^2 / lambda            (S)
     |H^-1 g|^2       = sum c^2 / (e + lambda)^2 + |r|^2 / lambda^2
     g^T H^-1 C H^-1 g = sum c^2 e / (e + lambda)^2                        (W)
@@ -65,6 +65,15 @@ class Preconditioner:
             return solved
         back: Array = solved @ self.spectrum.vectors.T
         return back if rest is None else back + rest / np.sqrt(self.damping)
+
+    def root(self, rows: Array) -> Array:
+        """H^1/2 u for each row, [n, K]: (H^1/2 u)^T (H^-1/2 g) = u^T g, so it asks rows that went through `half`."""
+        inside, rest = self._split(rows)
+        scaled = inside * np.sqrt(self.spectrum.values + self.damping)
+        if self.spectrum.vectors is None:
+            return scaled
+        back: Array = scaled @ self.spectrum.vectors.T
+        return back if rest is None else back + rest * np.sqrt(self.damping)
 
     def forms(self, rows: Array) -> Forms:
         """The quadratic forms of each row."""

@@ -24,6 +24,7 @@ from pipeline.errors import ConfigError, DataError
 from pipeline.shards import Plan
 from pipeline.steps.codes import BLOCK_HELD_BYTES, CodeBlock, CodeSet
 from pipeline.steps.job import Job
+from pipeline.steps.preconditioned import arrays_of
 from pipeline.steps.stores import open_candidates, open_codes, retired_of
 from pipeline.storage.arrays import write_arrays
 from pipeline.storage.reduction import tree_sum
@@ -51,11 +52,8 @@ def run(job: Job, checkpoint: str, split: str) -> None:
         "rows": rows,
         "retired": retired_of(plan, split),
     }
-    arrays = {"values": spectrum.values, "damping": np.array([fitted.damping])}
-    if spectrum.vectors is not None:
-        arrays["vectors"] = spectrum.vectors
     with job.writing(job.layout.curvature(checkpoint, split), "curvature", identity) as (path, record):
-        write_arrays(path, arrays)
+        write_arrays(path, arrays_of(fitted))
         record.update(rank=len(spectrum.values), trace=spectrum.trace, damping=fitted.damping)
 
 

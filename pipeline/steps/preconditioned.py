@@ -23,10 +23,19 @@ Array = np.ndarray[Any, Any]
 def open_preconditioner(layout: Layout, checkpoint: str, split: str) -> tuple[Preconditioner, Manifest]:
     """H^-1 of a split's curvature at a checkpoint."""
     manifest, arrays = open_arrays(layout.curvature(checkpoint, split), "curvature")
-    values = arrays.read("values")
+    return preconditioner_in(arrays, manifest.identity["rows"]), manifest
+
+
+def preconditioner_in(arrays: Arrays, rows: int) -> Preconditioner:
+    """H^-1 from the arrays of a curvature of so many rows."""
     vectors = arrays.read("vectors") if "vectors" in arrays else None
-    spectrum = Spectrum(values, vectors, manifest.identity["rows"])
-    return Preconditioner(spectrum, float(arrays.read("damping")[0])), manifest
+    return Preconditioner(Spectrum(arrays.read("values"), vectors, rows), float(arrays.read("damping")[0]))
+
+
+def arrays_of(fitted: Preconditioner) -> dict[str, Array]:
+    """The same as arrays: values [r], vectors [K, r] unless diagonal, damping [1]."""
+    arrays = {"values": fitted.spectrum.values, "damping": np.array([fitted.damping])}
+    return arrays if fitted.spectrum.vectors is None else {**arrays, "vectors": fitted.spectrum.vectors}
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ Live answers need the stores only: a row that the run knows is answered without 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,9 @@ from pipeline.errors import DataError, StoreError
 from pipeline.shards import Plan
 from pipeline.steps.codes import CodeSet
 from pipeline.steps.job import Job
-from pipeline.steps.preconditioned import check_curvature, open_preconditioner, open_vectors
-from pipeline.steps.retrieve import Ranked, exact_search, index_search
+from pipeline.steps.preconditioned import Vectors, check_curvature, open_preconditioner, open_vectors
+from pipeline.steps.retrieve import Indexed, Ranked, exact_search, index_search
+from pipeline.steps.space import open_space
 from pipeline.steps.stores import open_codes, retired_of
 from pipeline.storage import indexes
 from pipeline.storage.artefact import manifest_path, open_artefact, read_manifest
@@ -43,8 +45,7 @@ class Stores:
     score: str
     checkpoint: str
     codes: CodeSet
-    index: Any
-    oversample: int
+    index: Indexed | None
     workers: Workers
 
     def answer(self, queries: Array, k: int, bottom: bool, exact: bool = False) -> Ranked:
@@ -58,7 +59,7 @@ class Stores:
             raise DataError(f"expected k from 1 to {rows}, the train rows that can be ranked, got {k}; choose another")
         if exact or self.index is None:
             return exact_search(self.codes, self.score, queries, k, bottom, self.workers)
-        return index_search(self.index, self.codes, self.score, queries, k, bottom, self.oversample, self.workers)
+        return index_search(self.index, self.codes, self.score, queries, k, bottom, self.workers)
 
 
 def open_stores(layout: Layout, plan: Plan, text: str, workers: Workers) -> Stores:
@@ -69,23 +70,61 @@ def open_stores(layout: Layout, plan: Plan, text: str, workers: Workers) -> Stor
         check_curvature(layout, checkpoint, codes)
     path = layout.index(checkpoint, METRIC_OF[score])
     if not manifest_path(path).exists():
-        return Stores(score, checkpoint, codes, None, 1, workers)
+        return Stores(score, checkpoint, codes, None, workers)
     manifest = open_artefact(path, "index")
     if manifest.identity["gradients"] != codes.digests():
-        return Stores(score, checkpoint, codes, None, 1, workers)
-    section = manifest.identity["index"]
+        return Stores(score, checkpoint, codes, None, workers)
+    section, space = manifest.identity["index"], open_space(layout, checkpoint, manifest.identity)
+    if space is None:
+        return Stores(score, checkpoint, codes, None, workers)
     index = indexes.load(path)
     indexes.tune(index, section["probes"], section["breadth"])
-    return Stores(score, checkpoint, codes, index, section["oversample"], workers)
+    return Stores(score, checkpoint, codes, Indexed(index, space, section["oversample"]), workers)
 
 
-def query_vectors(layout: Layout, plan: Plan, text: str, split: str, rows: Array) -> Array:
-    """What the rows of a split ask with under a score: u = H^-1 g, or g itself for cosine, [q, K].
+@dataclass(frozen=True)
+class Questions:
+    """What rows that a run knows ask with under a score; what one question opens, the next finds open."""
 
-    Raises:
-        DataError: a row outside the split, or one whose gradient is not finite.
-    """
-    score, checkpoint = parse_score(text)
+    layout: Layout
+    plan: Plan
+    text: str
+
+    def vectors(self, split: str, rows: Array) -> Array:
+        """u = H^-1 g of rows of a split, or g itself for cosine, [q, K].
+
+        Raises:
+            DataError: a row outside the split, or one whose gradient is not finite.
+        """
+        score, checkpoint = parse_score(self.text)
+        _check_within(self.plan, split, rows)
+        if split == "train":
+            _check_present(self.plan, rows)
+            _check_finite(split, rows, np.isin(rows, np.nonzero(self._train.finite())[0]))
+            gradients = self._train.gather(rows).astype(np.float64)
+            return gradients if score == "cosine" else precondition(self.layout, checkpoint, gradients)
+        vectors = self._opened.get(split) or self._opened.setdefault(split, self._open(checkpoint, split))
+        _check_finite(split, rows, vectors.finite()[rows])
+        return vectors.codes(rows) if score == "cosine" else vectors.solved(rows)
+
+    def _open(self, checkpoint: str, split: str) -> Vectors:
+        vectors = open_vectors(self.layout, checkpoint, split)
+        if vectors.manifest.identity["gradients"] != open_codes(self.layout, self.plan, checkpoint, split).digests():
+            raise StoreError(
+                f"expected vectors of the {split} rows as they are now, got those of others; run `lowland run`"
+            )
+        return vectors
+
+    @cached_property
+    def _train(self) -> CodeSet:
+        return open_codes(self.layout, self.plan, parse_score(self.text)[1], "train")
+
+    @cached_property
+    def _opened(self) -> dict[str, Vectors]:
+        return {}
+
+
+def _check_within(plan: Plan, split: str, rows: Array) -> None:
     count = plan.splits[split].rows
     for row in rows:
         if not 0 <= row < count:
@@ -94,19 +133,6 @@ def query_vectors(layout: Layout, plan: Plan, text: str, split: str, rows: Array
                 if count
                 else f"expected {split} rows in the task, got none; ask for validation:ROW or train:ROW"
             )
-    if split == "train":
-        codes = open_codes(layout, plan, checkpoint, "train")
-        _check_present(plan, rows)
-        _check_finite(split, rows, np.isin(rows, np.nonzero(codes.finite())[0]))
-        gradients = codes.gather(rows).astype(np.float64)
-        return gradients if score == "cosine" else precondition(layout, checkpoint, gradients)
-    vectors = open_vectors(layout, checkpoint, split)
-    if vectors.manifest.identity["gradients"] != open_codes(layout, plan, checkpoint, split).digests():
-        raise StoreError(
-            f"expected vectors of the {split} rows as they are now, got those of others; run `lowland run`"
-        )
-    _check_finite(split, rows, vectors.finite()[rows])
-    return vectors.codes(rows) if score == "cosine" else vectors.solved(rows)
 
 
 def precondition(layout: Layout, checkpoint: str, gradients: Array) -> Array:
@@ -154,7 +180,7 @@ def run(job: Job) -> None:
         if not len(rows):
             continue
         k = min(section.k, int(stores.codes.counted().sum()))
-        queries = query_vectors(job.layout, plan, text, "query", rows)
+        queries = Questions(job.layout, plan, text).vectors("query", rows)
         for direction in DIRECTIONS if SIGNED[stores.score] else DIRECTIONS[:1]:
             _append(columns, text, direction, rows, stores.answer(queries, k, direction == "bottom"))
             progress.add(len(rows))

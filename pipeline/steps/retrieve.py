@@ -16,6 +16,7 @@ import numpy as np
 from pipeline.core.influence import SIGNED, exact_scores, order, unit
 from pipeline.core.scan import Contenders, contenders, margin, products
 from pipeline.steps.codes import BLOCK_HELD_BYTES, CodeBlock, CodeSet
+from pipeline.steps.space import Space
 from pipeline.storage import indexes
 from pipeline.storage.reduction import Workers, tree
 
@@ -34,8 +35,29 @@ class Ranked:
     scores: Array
 
 
+LEAST_FETCHED = 160
+"""Candidates that an approximate index is asked for at least: of a million rows, .98 of the ten best are among them."""
+
+
+@dataclass(frozen=True)
+class Indexed:
+    """An index and how to ask it.
+
+    Attributes:
+        index: of FAISS.
+        space: that its rows are in.
+        oversample: candidates per row that is wanted.
+        fetched: candidates that are fetched at least.
+    """
+
+    index: Any
+    space: Space
+    oversample: int
+    fetched: int = LEAST_FETCHED
+
+
 def index_search(
-    index: Any, codes: CodeSet, score: str, queries: Array, k: int, bottom: bool, oversample: int, workers: Workers
+    index: Indexed, codes: CodeSet, score: str, queries: Array, k: int, bottom: bool, workers: Workers
 ) -> Ranked:
     """By index and rerank; queries are u = H^-1 g, or g itself for cosine, [q, K]."""
     if bottom and not SIGNED[score]:
@@ -43,11 +65,9 @@ def index_search(
     directions = [-1.0] if bottom else ([1.0] if SIGNED[score] else [1.0, -1.0])
     if len(queries) > QUERIES:
         parts = [queries[start : start + QUERIES] for start in range(0, len(queries), QUERIES)]
-        return _joined([index_search(index, codes, score, part, k, bottom, oversample, workers) for part in parts])
-    # Only the direction of a query matters to the search; at unit length it cannot overflow float32.
-    probes = unit(queries)
-    counted = codes.counted()
-    parts = [_found(index, (sign * probes).astype(np.float32), k * oversample, counted) for sign in directions]
+        return _joined([index_search(index, codes, score, part, k, bottom, workers) for part in parts])
+    probes, counted, wanted = index.space.probes(queries), codes.counted(), max(k * index.oversample, index.fetched)
+    parts = [_found(index.index, (sign * probes).astype(np.float32), wanted, counted) for sign in directions]
     width = max(part.shape[1] for part in parts)
     ids = np.concatenate([np.pad(p, ((0, 0), (0, width - p.shape[1])), constant_values=-1) for p in parts], axis=1)
     return _rerank(codes, score, queries, ids, k, bottom)

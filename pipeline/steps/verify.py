@@ -92,6 +92,8 @@ def _expectations(layout: Layout, plan: Plan, manifests: dict[Path, Manifest]) -
                     yield place(checkpoint, split, shard.name), "checkpoint", weights
                     yield place(checkpoint, split, shard.name), "projection", projection
         for metric in ("inner", "cosine"):
+            if _whitened(manifests, layout.index(checkpoint, metric)):
+                yield layout.index(checkpoint, metric), "whitening", digest(layout.whitening(checkpoint))
             yield layout.index(checkpoint, metric), "gradients", digests(layout.gradients, checkpoint, "train")
     made = [layout.curvature(checkpoint, CURVATURE_SPLIT[checkpoint]) for checkpoint in ("flat", "trained")]
     yield layout.scores, "curvature", [digest(path) for path in made]
@@ -99,6 +101,10 @@ def _expectations(layout: Layout, plan: Plan, manifests: dict[Path, Manifest]) -
         yield layout.evaluation(table), "scores", digest(layout.scores)
     yield layout.report, "scores", digest(layout.scores)
     yield layout.report, "topk", digest(layout.topk)
+
+
+def _whitened(manifests: dict[Path, Manifest], index: Path) -> bool:
+    return index in manifests and manifests[index].identity["whitening"] is not None
 
 
 def _kind(manifests: dict[Path, Manifest], curvature: Path) -> str | None:

@@ -78,6 +78,10 @@ class Layout:
         """The FAISS index of the train codes."""
         return self.results / "index" / f"{checkpoint}-{metric}.faiss"
 
+    def whitening(self, checkpoint: str) -> Path:
+        """The curvature as it was when the index of half-whitened rows was built."""
+        return self.results / "index" / f"{checkpoint}-whitening.zarr"
+
     @property
     def scores(self) -> Path:
         """One row a training sample."""

@@ -66,6 +66,18 @@ def test_the_set_level_form_is_exact_in_both_its_other_shapes(rng, size, damping
         np.testing.assert_allclose(means, forms.w, rtol=1e-10 if damping >= 1e-4 else 1e-8)
 
 
+@pytest.mark.parametrize("rank", [9, 200])
+@pytest.mark.parametrize("damping", [1e-3, 1.0])
+def test_the_root_undoes_the_half_and_asks_for_plain_inner_products(rng, damping, rank):
+    rows, g, u = rows_of(rng, rank), rows_of(rng, 7), rows_of(rng, 5)
+    fitted = Preconditioner.fit(spectrum_of_roots(rows, rank), damping)
+    np.testing.assert_allclose(fitted.root(fitted.half(g)), g, rtol=1e-8, atol=1e-8 * np.abs(g).max())
+    expected = u @ g.T
+    np.testing.assert_allclose(
+        fitted.root(u) @ fitted.half(g).T, expected, rtol=1e-8, atol=1e-8 * np.abs(expected).max()
+    )
+
+
 @pytest.mark.parametrize("damping", [1e-6, 1.0, 1e2])
 def test_inner_products_of_half_whitened_rows_are_those_of_the_solution(rng, damping):
     rows, g = rows_of(rng, 9), rows_of(rng, 7)

@@ -5,11 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from pipeline import config as settings
 from pipeline.core.codec import fit_codec
-from pipeline.core.influence import SIGNED, order, pairwise, unit
+from pipeline.core.curvature import Spectrum
+from pipeline.core.influence import SIGNED, order, pairwise
+from pipeline.core.preconditioner import Preconditioner
 from pipeline.errors import StoreError
 from pipeline.steps.codes import FINITE, NOT_FINITE, CodeSet, CodeShard
-from pipeline.steps.retrieve import exact_search, index_search
+from pipeline.steps.retrieve import Indexed, exact_search, index_search
+from pipeline.steps.space import Space, settled
 from pipeline.storage import indexes
 from pipeline.storage.arrays import write_arrays
 from pipeline.storage.artefact import Manifest
@@ -59,11 +63,13 @@ def brute(score, queries, rows, k, bottom):
     return ids[best], np.take_along_axis(scores, np.array(best), 1)
 
 
-def index_of(codes, score, factory="Flat"):
+def index_of(codes, score, factory="Flat", fetched=40, oversample=4, whitening=None):
     kept = codes.finite()
-    rows = codes.codes()[kept]
-    rows = unit(rows).astype(np.float32) if score == "cosine" else rows
-    return indexes.build(factory, K, [(np.nonzero(kept)[0], rows)], lambda: rows, 1)
+    space = Space("cosine" if score == "cosine" else "inner", whitening)
+    rows = space.rows(codes.codes()[kept])
+    return Indexed(
+        indexes.build(factory, K, [(np.nonzero(kept)[0], rows)], lambda: rows, 1), space, oversample, fetched
+    )
 
 
 @pytest.mark.parametrize("bottom", [False, True])
@@ -73,7 +79,7 @@ def test_index_and_scan_give_what_brute_force_gives(codes, rows, queries, score,
     ids, scores = brute(score, queries, rows, k, bottom)
     for found in (
         exact_search(codes, score, queries, k, bottom, WORKERS),
-        index_search(index_of(codes, score), codes, score, queries, k, bottom, 4, WORKERS),
+        index_search(index_of(codes, score), codes, score, queries, k, bottom, WORKERS),
     ):
         assert np.array_equal(found.ids, ids)
         np.testing.assert_allclose(found.scores, scores, rtol=1e-12)
@@ -94,7 +100,7 @@ def test_equal_scores_come_in_order_of_row(codes, rows):
     query = rows[100].astype(np.float64)[None]
     for found in (
         exact_search(codes, "cosine", query, 3, False, WORKERS),
-        index_search(index_of(codes, "cosine"), codes, "cosine", query, 3, False, 4, WORKERS),
+        index_search(index_of(codes, "cosine"), codes, "cosine", query, 3, False, WORKERS),
     ):
         assert found.ids[0].tolist() == [20, 21, 100]
 
@@ -103,19 +109,45 @@ def test_queries_of_any_size_are_answered(codes, rows, queries):
     index = index_of(codes, "influence")
     expected = brute("influence", queries, rows, 5, False)[0]
     for scale in (1e-60, 1e60):
-        assert np.array_equal(
-            index_search(index, codes, "influence", scale * queries, 5, False, 4, WORKERS).ids, expected
-        )
+        assert np.array_equal(index_search(index, codes, "influence", scale * queries, 5, False, WORKERS).ids, expected)
 
 
 def test_a_search_that_visits_too_little_says_less_and_not_something_wrong(codes, rows, queries):
-    index = index_of(codes, "influence", "IVF16,Flat")
-    indexes.tune(index, probes=1, breadth=1)
-    found = index_search(index, codes, "influence", queries, 60, False, 1, WORKERS)
+    index = index_of(codes, "influence", "IVF16,Flat", fetched=1, oversample=1)
+    indexes.tune(index.index, probes=1, breadth=1)
+    found = index_search(index, codes, "influence", queries, 60, False, WORKERS)
     for ids, scores, query in zip(found.ids, found.scores, queries, strict=True):
         here = ids >= 0
         np.testing.assert_allclose(scores[here], rows[ids[here]].astype(float) @ query, rtol=1e-12)
         assert np.isnan(scores[~here]).all() and (np.diff(scores[here]) <= 0).all()
+
+
+@pytest.mark.parametrize("vectors", ["full", "some", "none"])
+@pytest.mark.parametrize("score", ["influence", "fvm"])
+def test_an_index_of_half_whitened_rows_answers_for_any_later_curvature(codes, rows, rng, score, vectors):
+    """It was built with one curvature; the queries were preconditioned with another."""
+    basis = np.linalg.qr(rng.normal(size=(K, K)))[0]
+    rank = {"full": K, "some": 3, "none": K}[vectors]
+    spectrum = Spectrum(np.geomspace(1, 1e-3, rank), None if vectors == "none" else basis[:, :rank], rows=100)
+    index = index_of(codes, score, whitening=Preconditioner(spectrum, 0.01))
+    queries = np.linalg.solve(rows.T @ rows + np.eye(K), rng.normal(size=(K, 4))).T
+    for bottom in (False, True):
+        found = index_search(index, codes, score, queries, 10, bottom, WORKERS)
+        assert np.array_equal(found.ids, brute(score, queries, rows, 10, bottom)[0])
+
+
+def test_what_auto_takes_for_so_many_rows():
+    section = defaults_of_index()
+    assert settled(section, "inner", 50_000) == ("Flat", False)
+    assert settled(section, "inner", 50_001) == ("RaBitQfs2", True)
+    assert settled(section, "cosine", 50_001) == ("RaBitQfs2", False)
+    chosen = section.model_copy(update={"factory": "SQ8", "rows": "plain"})
+    assert settled(chosen, "inner", 10) == ("SQ8", False)
+    assert settled(section.model_copy(update={"factory": "Flat", "rows": "whitened"}), "inner", 10) == ("Flat", True)
+
+
+def defaults_of_index():
+    return settings.load().index
 
 
 def test_codes_are_gathered_in_the_order_asked_for(codes, rows):

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 from pipeline.shards import Plan
-from pipeline.steps.query import open_stores, query_vectors
+from pipeline.steps.query import Questions, open_stores
 from pipeline.storage.arrays import Arrays
 from pipeline.storage.artefact import read_manifest
 from pipeline.storage.layout import Layout
+from pipeline.storage.reduction import Workers
 from tests.workflow.runs import ROWS, Project, array_bytes, ask, edited, table
 from tests.workflow.steps import compute, config_of, scores_of
 
@@ -55,7 +56,9 @@ def answers(run: Path, score: str, k: int = 5) -> tuple[np.ndarray, np.ndarray]:
     layout = Layout(run)
     plan = Plan.load(layout.plan)
     rows = np.arange(plan.splits["query"].rows)
-    ranked = open_stores(layout, plan, score).answer(query_vectors(layout, plan, score, "query", rows), k, False)
+    ranked = open_stores(layout, plan, score, Workers(1, 2**30)).answer(
+        Questions(layout, plan, score).vectors("query", rows), k, False
+    )
     return ranked.ids, ranked.scores
 
 
