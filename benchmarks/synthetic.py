@@ -129,8 +129,14 @@ def _columns(codec: Codec, rows: Array) -> dict[str, Array]:
     stored = codec.encode(rows)
     decoded = codec.decode(stored)
     norms = np.sqrt(np.einsum("nk,nk->n", decoded, decoded, dtype=np.float64))
-    others = {"norm_code": norms, "norm_full": norms, "norm_full_error": np.zeros(len(rows)), "loss": np.ones(len(rows)),
-              "flag": np.zeros(len(rows), np.uint8)}  # fmt: skip
+    none = np.zeros(len(rows))
+    others = {
+        "norm_code": norms,
+        "norm_full": norms,
+        "norm_full_error": none,
+        "loss": none,
+        "flag": none.astype(np.uint8),
+    }
     return {**stored.columns(), **others, "code_hash": code_hashes(stored.columns())}
 
 

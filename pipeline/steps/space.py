@@ -92,7 +92,7 @@ def fit_space(job: Job, checkpoint: str, metric: str, whitened: bool) -> Space:
 
 def open_space(layout: Layout, checkpoint: str, identity: dict[str, Any]) -> Space | None:
     """The space of an index with this identity; None where the whitening that stands there is not the index's own."""
-    digest = identity["whitening"]
+    digest = identity.get("whitening")
     if digest is None:
         return Space(identity["metric"])
     try:

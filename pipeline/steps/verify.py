@@ -104,7 +104,7 @@ def _expectations(layout: Layout, plan: Plan, manifests: dict[Path, Manifest]) -
 
 
 def _whitened(manifests: dict[Path, Manifest], index: Path) -> bool:
-    return index in manifests and manifests[index].identity["whitening"] is not None
+    return index in manifests and manifests[index].identity.get("whitening") is not None
 
 
 def _kind(manifests: dict[Path, Manifest], curvature: Path) -> str | None:
