@@ -1,7 +1,8 @@
 """Exact best rows from scores that were computed fast: in float32, with bounds on their rounding. numpy only.
 
-A float32 product p of a unit query and a row x differs from the exact one by at most `margin(K)` |x|, the bound on any
-order of summation (Higham 2002, section 3.1), |fl(u^T x) - u^T x| <= gamma_K sum |u_j x_j|, with Cauchy's inequality.
+A float32 product p of a unit query and a row x differs from the exact one by at most `margin(K)` |x|: the bound on sums
+(Higham 2002, section 3.1), |fl(u^T x) - u^T x| <= gamma_n sum |u_j x_j| where every term is rounded n times, with
+Cauchy's inequality. Preconditioned queries are nearly orthogonal to rows, so n must be small: sums go over blocks.
 So the exact score is within [low, high]. Whatever cannot be among the k best by these bounds is left out, and the few
 rows that can are scored again in float64: the answer is that of a scan in float64, ties included.
 
@@ -24,54 +25,46 @@ PIECE_ROWS = 256
 
 
 def margin(dimension: int) -> float:
-    """Bound on the error of a float32 product of a unit query and a unit row, with scales folded in."""
-    return float(2 * (dimension + 4 * BLOCK) * np.finfo(np.float32).eps)
+    """Bound on the error of a float32 product of a unit query and a unit row.
+
+    A term is rounded with the query, by its scales and in the sums over its block and over the blocks: n times, and
+    gamma_n = n u / (1 - n u) with u = 2^-24.
+    """
+    roundings = BLOCK + -(-dimension // BLOCK) + 8
+    return float(1.01 * roundings * np.finfo(np.float32).eps / 2)
 
 
 def products(codec: Codec, stored: Encoded, queries: Array) -> Array:
     """u^T x of stored rows and queries [q, K], [q, n] float32; see `margin`.
 
-    Of int8, codes are multiplied as they are: column scales are folded into the queries, block and row scales into the
-    sums over blocks. Rows of other encodings are decoded, a few at a time.
+    Sums go over blocks of 32 coordinates and then over the blocks, which rounds little. Int8 codes are multiplied as
+    they are: column scales are folded into the queries, block and row scales into the sum over blocks. Rows of other
+    encodings are decoded, a few at a time.
     """
     total = len(stored.codes)
     out = np.empty((total, len(queries)), np.float32)
-    multiply = _Folded(codec, queries) if codec.encoding == "int8" else _Decoded(codec, queries)
+    folds = codec.encoding == "int8"
+    weights = _blocks_of(queries * codec.column_scale if folds else queries)
+    buffer = np.zeros((PIECE_ROWS, len(weights) * BLOCK), np.float32)
     for start in range(0, total, PIECE_ROWS):
         piece = Encoded(*(part[start : start + PIECE_ROWS] for part in stored))
-        out[start : start + PIECE_ROWS] = multiply(piece)
+        rows, dimension = len(piece.codes), codec.dimension
+        np.copyto(buffer[:rows, :dimension], piece.codes if folds else codec.decode(piece), casting="unsafe")
+        sums = np.matmul(buffer[:rows].reshape(rows, len(weights), BLOCK).transpose(1, 0, 2), weights)  # [b, n, q]
+        if folds:
+            steps = BLOCK_STEPS[piece.block_scale] * piece.row_scale[:, None]  # [n, b]
+            out[start : start + rows] = np.einsum("bnq,nb->nq", sums, steps)
+        else:
+            out[start : start + rows] = sums.sum(0)
     return np.ascontiguousarray(out.T)
 
 
-class _Decoded:
-    """Products by way of decoded rows."""
-
-    def __init__(self, codec: Codec, queries: Array) -> None:
-        self._codec, self._queries = codec, np.ascontiguousarray(queries.T, np.float32)
-
-    def __call__(self, piece: Encoded) -> Array:
-        found: Array = self._codec.decode(piece) @ self._queries
-        return found
-
-
-class _Folded:
-    """Products of int8 codes: sum over blocks of 2^(-e/8) (codes in the block)^T (column scale x query)."""
-
-    def __init__(self, codec: Codec, queries: Array) -> None:
-        count, dimension = queries.shape
-        self._blocks = -(-dimension // BLOCK)
-        folded = np.zeros((count, self._blocks * BLOCK), np.float32)
-        folded[:, :dimension] = queries * codec.column_scale
-        self._weights = np.ascontiguousarray(folded.reshape(count, self._blocks, BLOCK).transpose(1, 2, 0))
-        self._buffer = np.zeros((PIECE_ROWS, self._blocks * BLOCK), np.float32)
-
-    def __call__(self, piece: Encoded) -> Array:
-        rows, dimension = piece.codes.shape
-        codes = self._buffer[:rows]
-        np.copyto(codes[:, :dimension], piece.codes, casting="unsafe")
-        sums = np.matmul(codes.reshape(rows, self._blocks, BLOCK).transpose(1, 0, 2), self._weights)  # [b, n, q]
-        steps = BLOCK_STEPS[piece.block_scale] * piece.row_scale[:, None]  # [n, b]
-        return np.einsum("bnq,nb->nq", sums, steps)
+def _blocks_of(queries: Array) -> Array:
+    """Queries [q, K] in blocks, [b, 32, q] float32, filled up with zeros."""
+    count, dimension = queries.shape
+    filled = np.zeros((count, -(-dimension // BLOCK), BLOCK), np.float32)
+    filled.reshape(count, -1)[:, :dimension] = queries
+    return np.ascontiguousarray(filled.transpose(1, 2, 0))
 
 
 @dataclass(frozen=True)

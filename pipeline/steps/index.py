@@ -36,7 +36,7 @@ def run(job: Job, checkpoint: str, metric: str) -> None:
     codes = open_codes(job.layout, plan, checkpoint, "train")
     vectors = open_vectors(job.layout, checkpoint, "validation")
     finite = int(codes.finite().sum())
-    factory, whitened = settled(section, metric, finite)
+    factory, whitened = settled(section, metric, finite, codes.dimension)
     space = fit_space(job, checkpoint, metric, whitened)
     index = indexes.build(factory, codes.dimension, _blocks(job, codes, space), lambda: _sample(job, codes, space),
                           job.config.compute.threads)  # fmt: skip

@@ -27,8 +27,8 @@ from pipeline.storage.layout import Layout
 
 Array = np.ndarray[Any, Any]
 
-FLAT_ROWS = 50_000
-"""Up to so many rows a flat index of 1,024 numbers each answers within 20 ms; from benchmarks/results/index.md."""
+FLAT_NUMBERS = 25_000 * 1024
+"""Rows x K up to which an index is flat: 100 MB, which a core reads within 20 ms; from benchmarks/results/index.md."""
 APPROXIMATE = "RaBitQfs2"
 """What is taken beyond: the kind with recall@10 >= .95 at least latency in that table."""
 
@@ -69,11 +69,11 @@ class Space:
         return self.whitening.half(np.eye(dimension)).astype(np.float32)
 
 
-def settled(section: IndexSection, metric: str, rows: int) -> tuple[str, bool]:
-    """The factory string for so many rows, and whether they are half-whitened."""
+def settled(section: IndexSection, metric: str, rows: int, dimension: int) -> tuple[str, bool]:
+    """The factory string for so many rows of K numbers, and whether they are half-whitened."""
     factory = section.factory
     if factory == "auto":
-        factory = "Flat" if rows <= FLAT_ROWS else APPROXIMATE
+        factory = "Flat" if rows * dimension <= FLAT_NUMBERS else APPROXIMATE
     wanted = factory != "Flat" if section.rows == "auto" else section.rows == "whitened"
     return factory, wanted and metric == "inner"
 

@@ -8,9 +8,8 @@ which is over all of it, is not looked at: whoever picks rows checks them by wha
 from __future__ import annotations
 
 import json
-import mmap
+import os
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -42,36 +41,24 @@ class Plain:
             OSError: a chunk is missing or too short.
         """
         out = np.empty((len(positions), *self.shape[1:]), self.dtype)
-        if not len(positions):
+        if not out.size:
             return out
+        places = out.reshape(len(positions), -1).view(np.uint8)
         owner, within = np.divmod(positions, self.chunk_rows)
         order = np.argsort(owner, kind="stable")
         chunks, starts = np.unique(owner[order], return_index=True)
         for chunk, mine in zip(chunks, np.split(order, starts[1:]), strict=True):
-            out[mine] = self._chunk(int(chunk))[within[mine]]
+            self._read(int(chunk), within[mine], places, mine)
         return out
 
-    def _chunk(self, index: int) -> Array:
-        file = f"{self.directory}/c/" + "/".join([str(index), *("0" * (len(self.shape) - 1))])
-        buffer = self._mapped.get(index) or self._mapped.setdefault(index, _map(file))
-        count = self.chunk_rows * self._row_numbers
-        if len(buffer) < count * self.dtype.itemsize:
-            raise OSError(f"expected {count * self.dtype.itemsize} bytes in {file}, got {len(buffer)}")
-        return np.frombuffer(buffer, self.dtype, count).reshape(self.chunk_rows, *self.shape[1:])
-
-    @cached_property
-    def _mapped(self) -> dict[int, mmap.mmap]:
-        """Chunk files once they were used: they take addresses, and no memory of their own."""
-        return {}
-
-    @cached_property
-    def _row_numbers(self) -> int:
-        return int(np.prod(self.shape[1:], dtype=np.int64))
-
-
-def _map(file: str) -> mmap.mmap:
-    with Path(file).open("rb", buffering=0) as stream:
-        return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+    def _read(self, chunk: int, within: Array, places: Array, mine: Array) -> None:
+        """Rows of a chunk into their places. Not mapped: pages of the cache would count as memory of this process."""
+        file, size = Path(f"{self.directory}/c/{chunk}" + "/0" * (len(self.shape) - 1)), places.shape[1]
+        with file.open("rb", buffering=0) as stream:
+            handle = stream.fileno()
+            for row, place in zip(within.tolist(), mine.tolist(), strict=True):
+                if os.preadv(handle, [places[place]], row * size) < size:
+                    raise OSError(f"expected a row of {size} bytes at {row * size} in {file}, got the end of the file")
 
 
 def plain(directory: Path) -> Plain | None:

@@ -73,3 +73,9 @@ def test_scores_that_overflowed_stay_in():
 def test_few_rows_all_stay():
     rows = Contenders(np.arange(3), np.arange(3.0), np.arange(3.0))
     assert rows.best(3) is rows
+
+
+def test_what_may_win_within_the_errors_stays_in():
+    scores = np.array([1.0, 0.9, 0.7, 0.2], np.float32)
+    assert contenders(scores, np.array([0.1, 0.1, 0.1, 0.1]), np.arange(4), 1).ids.tolist() == [0, 1]
+    assert contenders(scores, np.array([0.1, 0.0, 0.3, 0.1]), np.arange(4), 1).ids.tolist() == [0, 2]

@@ -138,12 +138,12 @@ def test_an_index_of_half_whitened_rows_answers_for_any_later_curvature(codes, r
 
 def test_what_auto_takes_for_so_many_rows():
     section = defaults_of_index()
-    assert settled(section, "inner", 50_000) == ("Flat", False)
-    assert settled(section, "inner", 50_001) == ("RaBitQfs2", True)
-    assert settled(section, "cosine", 50_001) == ("RaBitQfs2", False)
+    assert settled(section, "inner", 25_000, 1024) == ("Flat", False)
+    assert settled(section, "inner", 25_001, 1024) == ("RaBitQfs2", True)
+    assert settled(section, "cosine", 12_501, 2048) == ("RaBitQfs2", False)
     chosen = section.model_copy(update={"factory": "SQ8", "rows": "plain"})
-    assert settled(chosen, "inner", 10) == ("SQ8", False)
-    assert settled(section.model_copy(update={"factory": "Flat", "rows": "whitened"}), "inner", 10) == ("Flat", True)
+    assert settled(chosen, "inner", 10, 64) == ("SQ8", False)
+    assert settled(section.model_copy(update={"factory": "Flat", "rows": "whitened"}), "inner", 10, 64) == ("Flat", True)
 
 
 def defaults_of_index():

@@ -292,7 +292,7 @@ def test_a_row_that_is_no_number_is_flagged_and_left_out(project: Project, tmp_p
     assert answer.code == 0 and "excluded from curvature and index: [4]" in answer.err
     for stage, *place in (
         ("curvature", "--checkpoint", "trained", "--split", "train"),
-        ("vectors", "--checkpoint", "trained"),
+        ("vectors", "--checkpoint", "trained", "--split", "validation"),
         ("index", "--checkpoint", "trained", "--metric", "inner"),
     ):
         assert run_stage(copy, project.config, stage, *place).code == 0
