@@ -143,7 +143,10 @@ def test_what_auto_takes_for_so_many_rows():
     assert settled(section, "cosine", 12_501, 2048) == ("RaBitQfs2", False)
     chosen = section.model_copy(update={"factory": "SQ8", "rows": "plain"})
     assert settled(chosen, "inner", 10, 64) == ("SQ8", False)
-    assert settled(section.model_copy(update={"factory": "Flat", "rows": "whitened"}), "inner", 10, 64) == ("Flat", True)
+    assert settled(section.model_copy(update={"factory": "Flat", "rows": "whitened"}), "inner", 10, 64) == (
+        "Flat",
+        True,
+    )
 
 
 def defaults_of_index():
