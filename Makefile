@@ -2,13 +2,17 @@
 PYTHON ?= python3
 BIN := .venv/bin
 ENVIRONMENT := .venv/made
+SLURM := .venv/slurm
 PEERS := .venv-peers
+ONLY ?= cluster and not long
+RUNS ?= 50
+SEED ?= 0
 DEMO := runs/demo
 
-.PHONY: demo test check format bench wheel clean help
+.PHONY: demo test test-cluster chaos check format bench wheel clean help
 
 help:  ## What can be made
-	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile
 
 $(ENVIRONMENT): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "expected Python 3.11 or newer; make PYTHON=/path/to/python3.11")'
@@ -29,6 +33,17 @@ demo: $(ENVIRONMENT)  ## Digits with a fifth of the labels wrong: find them, men
 
 test: $(ENVIRONMENT)  ## All tests; ARGS="-k word" for some
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(ARGS)
+
+test-cluster: $(ENVIRONMENT) $(SLURM)  ## On a real Slurm of three nodes, started for it (Debian's, installed when root); ONLY="cluster" for the long ones too
+	$(BIN)/python -m pytest -m '$(ONLY)' $(ARGS) tests/cluster
+
+chaos: $(ENVIRONMENT)  ## Runs killed at random moments come to the same; RUNS=50 SEED=0
+	$(BIN)/python -m tests.chaos --runs $(RUNS) --seed $(SEED)
+
+# The plugin is no part of 'dev': only these tests need it.
+$(SLURM): $(ENVIRONMENT)
+	$(BIN)/pip install --constraint constraints.txt --editable '.[slurm]'
+	@touch $@
 
 check: $(ENVIRONMENT)  ## Linters, formats, types
 	$(BIN)/ruff check

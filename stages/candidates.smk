@@ -10,7 +10,8 @@ rule suspects:
         "benchmarks/suspects.tsv"
     threads: CONFIG.compute.threads
     resources:
-        mem_mb=4000,
+        mem_mb=memory("suspects"),
+        runtime=minutes("suspects"),
     params:
         config=sections("suspects"),
         code=code("suspects"),
@@ -32,7 +33,8 @@ rule candidates:
         "benchmarks/candidates/{checkpoint}/{split}/{shard}.tsv"
     threads: CONFIG.compute.threads
     resources:
-        mem_mb=CAPTURE_MB,
+        mem_mb=memory("candidates"),
+        runtime=minutes("candidates"),
         plan_mb=MEMORY_MB,
     params:
         config=sections("candidates"),

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from pipeline import config as settings
+from pipeline import resources
 from pipeline.errors import InputError
 from pipeline.shards import Plan
 from pipeline.storage.layout import METRIC_OF, Layout
@@ -55,14 +56,19 @@ except InputError as error:
     raise SystemExit(error.exit_code)
 
 
-# What jobs that capture gradients may plan with, and what is reserved for them: beside the plan, the interpreter and its
-# libraries, two processes of Snakemake itself (270 MB), and the task's rows. Not a param: no result depends on it.
+# What jobs that capture, reduce or scan may plan with, and where they scan. No params: no result depends on it.
 MEMORY_MB = CONFIG.compute.memory_mb
-CAPTURE_MB = MEMORY_MB + 2000
-
-# How jobs that reduce or scan the stores do it, and what is reserved for them. No params either.
-SCAN_MB = MEMORY_MB + 2000
 SCAN = f"--memory-mb {MEMORY_MB}" + (f" --dask {shlex.quote(CONFIG.compute.dask)}" if CONFIG.compute.dask else "")
+
+
+def memory(stage):
+    """MB that a job of a stage reserves; a job that comes back, killed for want of memory as it may be, reserves more."""
+    return lambda wildcards, attempt: attempt * resources.memory_mb(stage, CONFIG, PLAN)
+
+
+def minutes(stage):
+    """Minutes after which a scheduler may stop it; likewise."""
+    return lambda wildcards, attempt: attempt * resources.limit_minutes(stage)
 
 
 wildcard_constraints:

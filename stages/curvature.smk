@@ -11,7 +11,8 @@ rule curvature:
         "benchmarks/curvature/{checkpoint}-{split}.tsv"
     threads: CONFIG.compute.threads
     resources:
-        mem_mb=SCAN_MB,
+        mem_mb=memory("curvature"),
+        runtime=minutes("curvature"),
     params:
         config=sections("curvature"),
         code=code("curvature"),

@@ -11,7 +11,8 @@ rule evaluate:
         "benchmarks/evaluate.tsv"
     threads: CONFIG.compute.threads
     resources:
-        mem_mb=4000,
+        mem_mb=memory("evaluate"),
+        runtime=minutes("evaluate"),
     params:
         config=sections("evaluate"),
         code=code("evaluate"),

@@ -10,7 +10,8 @@ rule flatten:
         "benchmarks/flatten.tsv"
     threads: CONFIG.compute.threads
     resources:
-        mem_mb=4000,
+        mem_mb=memory("flatten"),
+        runtime=minutes("flatten"),
     params:
         config=sections("flatten"),
         code=code("flatten"),

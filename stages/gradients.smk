@@ -11,7 +11,8 @@ rule gradients:
         "benchmarks/gradients/{checkpoint}/{split}/{shard}.tsv"
     threads: CONFIG.compute.threads
     resources:
-        mem_mb=CAPTURE_MB,
+        mem_mb=memory("gradients"),
+        runtime=minutes("gradients"),
         plan_mb=MEMORY_MB,
     params:
         config=sections("gradients"),

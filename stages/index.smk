@@ -11,7 +11,8 @@ rule index:
         "benchmarks/index/{checkpoint}-{metric}.tsv"
     threads: CONFIG.compute.threads
     resources:
-        mem_mb=SCAN_MB,
+        mem_mb=memory("index"),
+        runtime=minutes("index"),
     params:
         config=sections("index"),
         code=code("index"),

@@ -11,7 +11,8 @@ rule projection:
         "benchmarks/projection/{checkpoint}.tsv"
     threads: CONFIG.compute.threads
     resources:
-        mem_mb=CAPTURE_MB,
+        mem_mb=memory("projection"),
+        runtime=minutes("projection"),
         plan_mb=MEMORY_MB,
     params:
         config=sections("projection"),

@@ -12,7 +12,8 @@ rule query:
         "benchmarks/query.tsv"
     threads: CONFIG.compute.threads
     resources:
-        mem_mb=SCAN_MB,
+        mem_mb=memory("query"),
+        runtime=minutes("query"),
     params:
         config=sections("query"),
         code=code("query"),

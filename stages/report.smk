@@ -13,7 +13,8 @@ rule report:
         "benchmarks/report.tsv"
     threads: 1
     resources:
-        mem_mb=4000,
+        mem_mb=memory("report"),
+        runtime=minutes("report"),
     params:
         config=sections("report"),
         code=code("report"),

@@ -15,7 +15,8 @@ rule scores:
         "benchmarks/scores.tsv"
     threads: CONFIG.compute.threads
     resources:
-        mem_mb=SCAN_MB,
+        mem_mb=memory("scores"),
+        runtime=minutes("scores"),
     params:
         config=sections("scores"),
         code=code("scores"),

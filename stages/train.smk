@@ -12,7 +12,8 @@ rule train:
         "benchmarks/train.tsv"
     threads: CONFIG.compute.threads
     resources:
-        mem_mb=4000,
+        mem_mb=memory("train"),
+        runtime=minutes("train"),
     params:
         config=sections("train"),
         code=code("train"),

@@ -11,7 +11,8 @@ rule vectors:
         "benchmarks/vectors/{checkpoint}-{split}.tsv"
     threads: CONFIG.compute.threads
     resources:
-        mem_mb=4000,
+        mem_mb=memory("vectors"),
+        runtime=minutes("vectors"),
     params:
         config=sections("vectors"),
         code=code("vectors"),

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "pipeline"
 
 RANKS = {
-    "errors": 0, "config": 1, "schema": 1, "shards": 1, "provenance": 1, "core": 2, "tasks": 3, "storage": 3, "steps": 4, "report": 4, "cli": 5,
+    "errors": 0, "config": 1, "schema": 1, "shards": 1, "provenance": 1, "resources": 1, "core": 2, "tasks": 3, "storage": 3, "steps": 4, "report": 4, "cli": 5,
     "__main__": 5,
 }  # fmt: skip
 
@@ -25,7 +25,8 @@ OWNERS = {
     "faiss": ("storage/indexes.py",),
     "safetensors": ("storage/weights.py",),
     "pyarrow": ("storage/tables.py",),
-    "snakemake": (),
+    "snakemake": ("cli/slurm.py",),
+    "psutil": ("cli/locks.py",),
     "jinja2": ("report/",),
     "matplotlib": ("report/",),
     "click": ("cli/",),
@@ -36,8 +37,8 @@ OWNERS = {
 }
 """Where a foreign library may be imported: a file, or a folder."""
 
-OPTIONAL = {"transformers", "peft", "distributed"}
-"""Libraries that are asked for when they are used: by some built-in tasks, by --dask."""
+OPTIONAL = {"transformers", "peft", "distributed", "snakemake_executor_plugin_slurm"}
+"""Libraries that are asked for when they are used: by some built-in tasks, by --dask, by a profile."""
 
 WITHOUT_TORCH = ("codec", "curvature", "preconditioner", "influence", "agreement")
 ANSWERS = (
@@ -95,7 +96,7 @@ def test_every_room_has_a_rank():
 def test_a_foreign_library_is_imported_by_its_owner_only(library):
     users = [module for module in modules() if library in foreign(module)]
     assert [user for user in users if not user.startswith(OWNERS[library] or ("nobody",))] == []
-    assert users or library in ("snakemake",)
+    assert users
 
 
 def test_foreign_libraries_are_declared_dependencies():
@@ -106,6 +107,7 @@ def test_foreign_libraries_are_declared_dependencies():
         "faiss": "faiss-cpu",
         "PIL": "pillow",
         "pydantic_core": "pydantic",
+        "snakemake_interface_executor_plugins": "snakemake",
     }
     used = {name for module in modules() for name in foreign(module)} - OPTIONAL
     assert [name for name in sorted(used) if f'"{distributions.get(name, name)}' not in declared] == []

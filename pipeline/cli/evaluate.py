@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from pipeline.cli.common import JSON, RUN, layout_of, show
+from pipeline.cli.locks import held
 from pipeline.cli.run import all_cores, drive
 from pipeline.errors import DataError
 from pipeline.shards import Plan
@@ -28,7 +29,8 @@ def evaluate(run: Path, as_json: bool) -> None:
         raise DataError(
             "expected a task with true_labels to evaluate against, got one without; give it the property true_labels"
         )
-    drive(run, all_cores(), ["results/evaluation/mislabel.json"])
+    with held(run):
+        drive(run, all_cores(), ["results/evaluation/mislabel.json"])
     for table, header in HEADERS.items():
         path = layout.evaluation(table)
         if manifest_path(path).is_file():

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from pipeline.cli.common import RUN, layout_of
+from pipeline.cli.locks import held
 from pipeline.cli.run import all_cores, drive
 
 
@@ -15,5 +16,6 @@ from pipeline.cli.run import all_cores, drive
 def report(run: Path) -> None:
     """Bring the report of RUN up to date and say where it is."""
     layout = layout_of(run)
-    drive(run, all_cores(), ["results/report/index.json"])
+    with held(run):
+        drive(run, all_cores(), ["results/report/index.json"])
     click.echo(layout.report)

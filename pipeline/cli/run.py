@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -17,7 +18,10 @@ import click
 import yaml
 
 from pipeline import config as settings
-from pipeline.errors import ConfigError, InputError, LowlandError
+from pipeline.cli import slurm
+from pipeline.cli.clock import settle
+from pipeline.cli.locks import LOCAL, SLURM, check_free, held, unlock
+from pipeline.errors import CapacityError, ConfigError, InputError, LowlandError
 from pipeline.steps.code import accept
 from pipeline.storage.artefact import KEPT, read_manifest, write_whole
 from pipeline.storage.layout import Layout
@@ -102,8 +106,10 @@ def run(config_file: Path | None, workdir: Path | None, **options: Any) -> None:
     if options["unlock"]:
         return unlock(directory)
     arguments = arguments_of(options)
-    check_free(directory)
-    with _given_back(directory, always=options["dry_run"]):
+    if executor_of(arguments) == SLURM and not options["dry_run"]:
+        slurm.check_available()
+    given_config(config_file, directory)  # a fault in it is found before the directory is touched
+    with held(directory, executor_of(arguments)), _given_back(directory, always=options["dry_run"]):
         _run(config_file, directory, options, arguments)
 
 
@@ -116,6 +122,8 @@ def _run(config_file: Path | None, directory: Path, options: dict[str, Any], arg
             click.echo(f"accepted: what {stage} has made stands, though its code has changed", err=True)
     if not options["dry_run"]:
         _forget(directory, options["force"])
+    if executor_of(arguments) != LOCAL:
+        arguments = ["--cores", str(config.compute.threads), *arguments]  # of one job
     drive(directory, arguments, dry_run=options["dry_run"])
     if not options["dry_run"] and not options["until"]:
         click.echo(f"report: {Layout(directory).report}")
@@ -126,28 +134,6 @@ def _forget(directory: Path, stages: Iterable[str]) -> None:
     for stage in stages:
         for kept in (Layout(directory).results / stage).rglob(KEPT):
             kept.unlink()
-
-
-def unlock(directory: Path) -> None:
-    """Remove Snakemake's lock from a run, which a process that was killed could not do."""
-    shutil.rmtree(_locks(directory), ignore_errors=True)
-    click.echo(f"{directory} is unlocked; run `lowland run` again")
-
-
-def check_free(directory: Path) -> None:
-    """Refuse to touch a run that another process works on, or worked on when it was killed.
-
-    Raises:
-        InputError: it is locked.
-    """
-    if any(_locks(directory).glob("*")):
-        raise InputError(f"expected {directory} to be free, got a lock of another run; wait for that one, or if it "
-                         f"was killed, `lowland run --workdir {directory} --unlock`")  # fmt: skip
-
-
-def _locks(directory: Path) -> Path:
-    """Where Snakemake keeps its locks; empty while no workflow is at work."""
-    return directory / ".snakemake" / "locks"
 
 
 @contextmanager
@@ -179,10 +165,16 @@ def _put_back(kept: Path, own: Path, prepared: Path) -> None:
         shutil.copy2(kept / "config.yaml", own)
 
 
+def given_config(config_file: Path | None, directory: Path) -> settings.Config:
+    """The configuration of a file, else of the run, else the defaults."""
+    own = directory / "config.yaml"
+    return settings.load(config_file or (own if own.is_file() else None))
+
+
 def _keep_config(config_file: Path | None, directory: Path) -> settings.Config:
     """Check the configuration before anything is touched, and keep it as the run's own."""
     own = directory / "config.yaml"
-    config = settings.load(config_file or (own if own.is_file() else None))
+    config = given_config(config_file, directory)
     if config_file is not None:
         overlay = settings.read_yaml(config_file)
         anchored = {key: value for key, value in config.task.model_dump(by_alias=True).items()
@@ -197,7 +189,7 @@ def _keep_config(config_file: Path | None, directory: Path) -> settings.Config:
 def arguments_of(options: dict[str, Any]) -> list[str]:
     """Our options in Snakemake's words."""
     arguments: list[str] = []
-    if options["cores"] or not options["profile"]:  # a profile says it itself; on a cluster it is the sum over all jobs
+    if options["cores"] or not options["profile"]:  # a profile says it itself; on a cluster it bounds one job
         arguments += ["--cores", str(options["cores"])] if options["cores"] else all_cores()
     forced = [*options["force"], *(["train", "projection"] if options["refit"] else [])]
     if forced:
@@ -221,6 +213,17 @@ def _profile(name: str) -> Path:
     return path.resolve()
 
 
+def executor_of(arguments: list[str]) -> str:
+    """What runs the jobs, by Snakemake's arguments: its own processes, or a plugin that submits them."""
+    for name in ("--executor", "-e"):
+        if name in arguments[:-1]:
+            return arguments[arguments.index(name) + 1]
+    if "--workflow-profile" in arguments:
+        profile = settings.read_yaml(Path(arguments[arguments.index("--workflow-profile") + 1]) / "config.yaml")
+        return str(profile.get("executor", LOCAL))
+    return LOCAL
+
+
 def all_cores() -> list[str]:
     """The argument that lets Snakemake use the whole machine."""
     return ["--cores", str(os.cpu_count() or 1)]
@@ -237,11 +240,13 @@ def drive(directory: Path, arguments: list[str], targets: list[str] | None = Non
     """
     failure = Layout(directory).results / "failure.json"
     failure.unlink(missing_ok=True)
+    settle(Layout(directory).results)
     snakefile = settings.workflow_root() / "Snakefile"
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(snakefile), "--directory", str(directory),
+    module = "pipeline.cli.slurm" if executor_of(arguments) == SLURM else "snakemake"
+    command = [sys.executable, "-m", module, "--snakefile", str(snakefile), "--directory", str(directory),
                "--rerun-incomplete", *([] if dry_run else ["--quiet", "progress", "rules", "host"]),
                *arguments, "--", *(targets or [])]  # fmt: skip
-    code, held = (subprocess.run(command).returncode, "") if dry_run else _run_quietly(command)
+    code, said = (subprocess.run(command).returncode, []) if dry_run else _run_quietly(command)
     if code == 0:
         return
     if failure.is_file():
@@ -249,10 +254,12 @@ def drive(directory: Path, arguments: list[str], targets: list[str] | None = Non
         if dry_run:
             sys.exit(left["exit_code"])  # it has said why
         raise _failure(left)
-    click.echo(held, nl=False, err=True)
+    click.echo("".join(line for line in said if line.startswith(TROUBLE)), nl=False, err=True)
     if code == InputError.exit_code:
         sys.exit(code)  # the Snakefile has said why
     check_free(directory)
+    if any(os.strerror(errno.ENOSPC) in line for line in said):
+        raise CapacityError(f"expected room on disk for {directory}, got a full disk; free some and run again")
     raise LowlandError(
         f"expected the workflow to finish, got exit code {code} from Snakemake; its last lines say why, the logs are "
         f"in {directory / 'logs'}"
@@ -267,16 +274,15 @@ def _failure(value: dict[str, Any]) -> LowlandError:
     return kind(f"{value['stage']}: {value['message']}")
 
 
-def _run_quietly(command: list[str]) -> tuple[int, str]:
-    """Run Snakemake, saying on stderr what it says but for `CHATTER`; returns its exit code and its `TROUBLE`."""
-    held = []
+def _run_quietly(command: list[str]) -> tuple[int, list[str]]:
+    """Run Snakemake, saying on stderr what it says but for `CHATTER` and `TROUBLE`; its exit code and all lines."""
+    said = []
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         for line in process.stdout or ():
-            if line.startswith(TROUBLE):
-                held.append(line)
-            elif not line.startswith(CHATTER):
+            said.append(line)
+            if not line.startswith((*CHATTER, *TROUBLE)):
                 click.echo(line, nl=False, err=True)
-    return process.returncode, "".join(held)
+    return process.returncode, said
 
 
 def _recorded_code(layout: Layout) -> dict[str, str]:

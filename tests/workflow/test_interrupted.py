@@ -1,4 +1,4 @@
-"""Rows are appended, the run that takes them in is killed half-way, unlocked and started again: nothing is lost or counted twice."""
+"""Rows are appended, the run that takes them in is killed half-way and started again: nothing is lost or counted twice."""
 
 from __future__ import annotations
 
@@ -39,8 +39,6 @@ class Interrupted:
 
     run: Path
     before: dict[Path, tuple[int, bytes]]
-    locked: Answer
-    unlocked: Answer
     finished: Answer
     fresh: dict[str, np.ndarray]
     left: set[str]
@@ -83,20 +81,15 @@ def interrupted(project: Project, tmp_path_factory: pytest.TempPathFactory) -> I
             not (run / "results/gradients/trained/train/00002.json").exists()
             or not (run / "results/gradients/flat/train/00002.json").exists()
         )
-        locked = answer_of(lowland("run", "--workdir", run, "--cores", 2))
-        unlocked = ask("run", "--workdir", run, "--unlock")
         finished = answer_of(lowland("run", "--workdir", run, "--cores", 2))
         for name in ("checkpoints", "projection"):
             shutil.copytree(project.run / "results" / name, directory / "fresh" / "results" / name)
         fresh = compute(directory / "fresh", config_of(project.config))
-        yield Interrupted(run, before, locked, unlocked, finished, fresh, planned(run))
+        yield Interrupted(run, before, finished, fresh, planned(run))
 
 
-def test_a_lock_left_behind_is_explained(interrupted: Interrupted) -> None:
-    complaint = interrupted.locked.complaint
-    assert "got a lock of another run" in complaint
-    assert complaint.endswith(f"`lowland run --workdir {interrupted.run} --unlock`")
-    assert interrupted.unlocked.code == 0
+def test_the_lock_of_the_dead_is_removed_with_a_word(interrupted: Interrupted) -> None:
+    assert "is gone, and so are its jobs: its lock was removed" in interrupted.finished.err
 
 
 def test_the_next_run_finishes(interrupted: Interrupted) -> None:

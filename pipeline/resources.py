@@ -1,0 +1,61 @@
+"""What a job of each stage may take: memory and time that the workflow reserves where a scheduler asks for them.
+
+Memory is the budget of captures and reductions, `compute.memory_mb`; beside it the interpreter with its libraries and
+the two processes of Snakemake around a job on a cluster (270 MB); the task's rows where a stage reads them; and what a
+stage holds whole however small the budget is.
+
+Time is a limit and no forecast: a shard is planned to take a minute, a slow node may take ten times as long, and a job
+that is stopped at its limit is run again with twice as much. No result depends on either.
+"""
+
+from __future__ import annotations
+
+from pipeline.config import Config
+from pipeline.shards import Plan
+
+MB = 10**6
+PROCESSES_MB = 1000
+"""Interpreter and libraries (480 MB at most in a demonstration's jobs), and Snakemake."""
+ROWS_MB = 1000
+"""A task's rows and its model, where the stage runs the task."""
+TASK_STAGES = ("train", "flatten", "projection", "gradients", "candidates", "evaluate", "report")
+QUANTISED_ROWS = 65_536
+"""Rows that train an index's quantisers at most."""
+
+LIMIT_MIN = {
+    "train": 240,
+    "flatten": 120,
+    "projection": 60,
+    "gradients": 30,
+    "candidates": 60,
+    "index": 120,
+}
+OTHER_LIMIT_MIN = 30
+
+
+def memory_mb(stage: str, config: Config, plan: Plan) -> int:
+    """MB of a job of a stage."""
+    task = ROWS_MB if stage in TASK_STAGES else 0
+    return config.compute.memory_mb + PROCESSES_MB + task + -(-whole_bytes(stage, config, plan) // MB)
+
+
+def whole_bytes(stage: str, config: Config, plan: Plan) -> int:
+    """What a stage holds whole: matrices [K, K] in float64, solved vectors, an index, a column a row."""
+    train, validation, query = (plan.splits[split].rows for split in ("train", "validation", "query"))
+    code = 4 * config.projection.dimension
+    matrix = 8 * config.projection.dimension**2
+    return {
+        "suspects": 64 * train,
+        "curvature": 6 * matrix,
+        "vectors": 4 * matrix + 4 * code * (validation + query),
+        "index": code * (train + 2 * min(train, QUANTISED_ROWS)) * 5 // 4,
+        "scores": 4 * matrix + 2 * code * validation + 400 * train,
+        "query": code * train * 5 // 4 + 64 * train,
+        "evaluate": 400 * train,
+        "report": 400 * train,
+    }.get(stage, 0)
+
+
+def limit_minutes(stage: str) -> int:
+    """Minutes after which a scheduler may stop a job of a stage."""
+    return LIMIT_MIN.get(stage, OTHER_LIMIT_MIN)

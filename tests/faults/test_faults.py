@@ -1,0 +1,180 @@
+"""What machines do: nothing is lost, nothing is counted twice, and the next `lowland run` comes to the same result."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.faults.conftest import Mount
+from tests.workflow.runs import COMMAND, Project, answer_of, ask, environment, lowland, planned
+from tests.workflow.same import differences, faults
+
+pytestmark = pytest.mark.workflow
+
+DAY_S = 86_400
+
+
+def begun(project: Project, directory: Path) -> Path:
+    """A copy of the project's run that has come as far as the gradients."""
+    run = project.copy_of_run(directory)
+    results = run / "results"
+    for name in ("curvature", "vectors", "index", "scores", "query", "report", "evaluation"):
+        shutil.rmtree(results / name)
+    return run
+
+
+def started(run: Path, *arguments: str) -> subprocess.Popen[str]:
+    """A run at work, in a group of its own."""
+    command = [*COMMAND, "run", "--workdir", str(run), "--cores", "1", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(),
+                            start_new_session=True)  # fmt: skip
+
+
+def wait_until_at_work(run: Path) -> None:
+    """Until a lock is there."""
+    deadline = time.monotonic() + 120
+    while not list((run / ".snakemake" / "locks").glob("*")):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def check_finished(project: Project, run: Path) -> None:
+    done = lowland("run", "--workdir", run, "--cores", 2)
+    assert done.returncode == 0, done.stderr
+    assert differences(project.run, run) == [] and faults(run) == []
+
+
+# -- locks -----------------------------------------------------------------------------------------
+
+
+def test_a_lock_goes_when_its_owner_is_dead_and_not_before(project: Project, tmp_path: Path) -> None:
+    run = begun(project, tmp_path)
+    process = started(run)
+    wait_until_at_work(run)
+    busy = f"expected {run} to be free, got process {process.pid} on "
+    for option in ((), ("-n",), ("--unlock",)):
+        complaint = answer_of(lowland("run", "--workdir", run, *option)).complaint
+        assert complaint.startswith(busy) and "which is at work on it" in complaint
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    done = lowland("run", "--workdir", run, "--cores", 2)
+    assert re.search(rf"process {process.pid} on .* is gone, and so are its jobs: its lock was removed", done.stderr)
+    assert done.returncode == 0 and differences(project.run, run) == [] and faults(run) == []
+
+
+def test_snakemake_outlives_the_command_and_is_named(project: Project, tmp_path: Path) -> None:
+    run = begun(project, tmp_path)
+    process = started(run)
+    wait_until_at_work(run)
+    process.kill()  # the command alone
+    complaint = answer_of(lowland("run", "--workdir", run)).complaint
+    assert re.search(r"got process [\d, ]+ on \S+, still at work on it", complaint)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    check_finished(project, run)
+
+
+def test_a_lock_of_an_unknown_owner_is_explained_and_removed_by_option(project: Project, tmp_path: Path) -> None:
+    run = begun(project, tmp_path)
+    (run / ".snakemake/locks").mkdir(parents=True, exist_ok=True)
+    (run / ".snakemake/locks/0.output.lock").write_text("results/scores/scores.json\n")
+    (run / ".snakemake/lowland.json").unlink(missing_ok=True)
+    complaint = answer_of(lowland("run", "--workdir", run)).complaint
+    assert "a lock of which it is not known who holds it" in complaint
+    assert complaint.endswith(f"`lowland run --workdir {run} --unlock`")
+    assert ask("run", "--workdir", run, "--unlock").code == 0
+    check_finished(project, run)
+
+
+def test_two_runs_at_once_are_one(project: Project, tmp_path: Path) -> None:
+    run = begun(project, tmp_path)
+    both = [started(run), started(run)]
+    ends = [(process.communicate()[1], process.returncode) for process in both]
+    assert sorted(code for _, code in ends) == [0, 2], ends
+    refused = next(said for said, code in ends if code == 2)
+    assert f"expected {run} to be free" in refused and "Traceback" not in refused
+    assert differences(project.run, run) == [] and faults(run) == []
+
+
+# -- disks -----------------------------------------------------------------------------------------
+
+
+def test_a_full_disk_is_named_and_nothing_is_lost(project: Project, tmp_path: Path, mount: Mount) -> None:
+    disk = mount("disk", "-t", "tmpfs", "-o", "size=12M", "none")
+    run = begun(project, disk)
+    filler = disk / "filler"
+    with filler.open("wb") as stream:
+        stream.write(b"x" * (room(disk) - 60_000))
+    complaint = answer_of(lowland("run", "--workdir", run, "--cores", 1)).complaint
+    assert "got a full disk; free some and run again" in complaint
+    assert not list((run / "results").rglob(".*.tmp"))
+    filler.unlink()
+    check_finished(project, run)
+
+
+def room(disk: Path) -> int:
+    return shutil.disk_usage(disk).free
+
+
+def test_a_read_only_store_answers_and_refuses_to_be_written(project: Project, tmp_path: Path, mount: Mount) -> None:
+    run = project.copy_of_run(tmp_path)
+    read_only = mount("shut", "--bind", str(run))
+    subprocess.run(["mount", "-o", "remount,ro,bind", str(read_only)], check=True)
+    question = ("query", "{run}", "--row", "query:3", "--json")
+    answers = [ask(*(word.format(run=place) for word in question)).rows for place in (project.run, read_only)]
+    assert answers[0] == answers[1]
+    assert ask("verify", read_only).code == 0
+    assert "expected permission to use" in answer_of(lowland("run", "--workdir", read_only)).complaint
+    assert differences(project.run, run) == []
+
+
+def test_a_damaged_shard_is_made_again_as_it_was(project: Project, tmp_path: Path) -> None:
+    run = project.copy_of_run(tmp_path)
+    chunk = run / "results/gradients/trained/train/00000.zarr/codes/c/0/0"
+    chunk.write_bytes(chunk.read_bytes()[: chunk.stat().st_size // 2])
+    complaint = answer_of(lowland("run", "--workdir", run, "--cores", 2, "--force", "curvature")).complaint
+    named = re.search(r"delete (\S+00000\.json)", complaint)
+    assert named, complaint
+    (run / named[1] if not Path(named[1]).is_absolute() else Path(named[1])).unlink()
+    check_finished(project, run)
+
+
+# -- clocks ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("offset_s", [400 * DAY_S, -400 * DAY_S])
+def test_a_clock_that_was_wrong_for_all_of_a_run(project: Project, tmp_path: Path, offset_s: int) -> None:
+    run = project.copy_of_run(tmp_path)
+    shift([place for place in (run / "results").rglob("*") if place.is_file()], offset_s)
+    assert planned(run) == set()
+    assert differences(project.run, run) == []
+
+
+def test_a_clock_that_jumped_back_in_mid_run(project: Project, tmp_path: Path) -> None:
+    """What was made before the jump has times of the future; what is made after it is older, and remains."""
+    run = begun(project, tmp_path)
+    shift(list((run / "results").rglob("*.json")), 10 * DAY_S)
+    check_finished(project, run)
+    assert planned(run) == set()
+
+
+def test_what_was_stale_stays_stale_when_clocks_are_set_right(project: Project, tmp_path: Path) -> None:
+    run = project.copy_of_run(tmp_path)
+    index, vectors = (run / f"results/{name}" for name in ("index", "vectors"))
+    shift(list(index.rglob("*.json")), 10 * DAY_S)
+    shift(list(vectors.rglob("*.json")), 11 * DAY_S)
+    made = planned(run)
+    assert {"index/trained-inner", "index/trained-cosine"} <= made and not any("vectors" in name for name in made)
+
+
+def shift(places: list[Path], offset_s: int) -> None:
+    for place in places:
+        stat = place.stat()
+        os.utime(place, ns=(stat.st_atime_ns, stat.st_mtime_ns + offset_s * 10**9))
