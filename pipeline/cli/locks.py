@@ -132,17 +132,16 @@ def _check_quiet(directory: Path, owner: Owner | None, alone: bool) -> None:
     """Refuse where something that can be seen from here is at work on a run."""
     if not alone and _is_driven(directory):
         raise InputError(_busy(directory, f"{owner or 'another process'}, which is at work on it"))
+    jobs = _jobs(directory, sure=owner is not None) if owner is None or owner.executor == SLURM else []
+    if jobs:
+        raise InputError(
+            f"expected {directory} to be free, got the Slurm jobs {', '.join(jobs)} of an earlier run, which go on "
+            f"writing to it; wait for them, or `scancel {' '.join(jobs)}`, then run again"
+        )
     processes = _workers(directory)
     if processes:
         words = f"process {', '.join(map(str, processes))} on {socket.gethostname()}, still at work on it"
         raise InputError(_busy(directory, words))
-    if owner is None or owner.executor == SLURM:
-        jobs = _jobs(directory, sure=owner is not None)
-        if jobs:
-            raise InputError(
-                f"expected {directory} to be free, got the Slurm jobs {', '.join(jobs)} of an earlier run, which go on "
-                f"writing to it; wait for them, or `scancel {' '.join(jobs)}`, then run again"
-            )
 
 
 def _busy(directory: Path, by: str) -> str:

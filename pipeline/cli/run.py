@@ -257,7 +257,8 @@ def drive(directory: Path, arguments: list[str], targets: list[str] | None = Non
     click.echo("".join(line for line in said if line.startswith(TROUBLE)), nl=False, err=True)
     if code == InputError.exit_code:
         sys.exit(code)  # the Snakefile has said why
-    check_free(directory)
+    if any("Directory cannot be locked" in line for line in said):
+        check_free(directory, alone=True)
     if any(os.strerror(errno.ENOSPC) in line for line in said):
         raise CapacityError(f"expected room on disk for {directory}, got a full disk; free some and run again")
     raise LowlandError(

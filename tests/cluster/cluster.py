@@ -48,7 +48,7 @@ class Cluster:
         lines = (line.split(maxsplit=2) for line in self.ask("squeue", "-h", "-t", "R", "-o", "%A %N %k").splitlines())
         return [SlurmJob(*line) for line in lines if f"rule_{name}" in line[2]]
 
-    def waiting_for(self, name: str, seconds: float = 240) -> SlurmJob:
+    def waiting_for(self, name: str, seconds: float = 900) -> SlurmJob:
         """A running job of a rule or group, as soon as there is one."""
         return until(lambda: self.running(name), seconds, f"a job of {name}")[0]
 
@@ -60,6 +60,11 @@ class Cluster:
     def cancel(self, job: str) -> None:
         """As its user, or the administrator, would."""
         self.ask("scancel", job)
+
+    def cancel_all(self) -> None:
+        """What a test has left."""
+        for job in self.ask("squeue", "-h", "-o", "%A").split():
+            self.cancel(job)
 
     def lose(self, node: str) -> None:
         """A node goes down: its slurmd, the job steps there and all that they run are killed."""
