@@ -40,7 +40,7 @@ THREADS = 2
 WORKERS = Workers(THREADS, 2 * 10**9)
 OVERSAMPLE, PROBES, BREADTH = 16, (16, 64, 256), (128, 512)
 KINDS = {
-    50_000: ("Flat", "RaBitQfs2"),
+    50_000: ("Flat", "RaBitQfs2", "RaBitQfs", "SQ8", "IVF256,SQ8"),
     200_000: ("Flat", "RaBitQfs2", "SQ8", "IVF512,Flat", "HNSW32"),
     1_000_000: ("Flat", "RaBitQfs2", "RaBitQfs", "IVF1024,Flat", "IVF1024,SQ8", "IVF1024,PQ128x4fs"),
 }

@@ -34,6 +34,7 @@ CHATTER = (
     "Execute ",
     "Elapsed time:",
     "Complete log(s):",
+    "Config file ",
 )
 """How lines of Snakemake's begin that repeat themselves at every job."""
 

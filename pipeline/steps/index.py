@@ -76,17 +76,20 @@ def _recall(job: Job, index: Indexed, codes: CodeSet, vectors: Vectors) -> dict[
     chosen = finite[sample([bytes(row) for row in content], job.config.index.recall_rows, job.config.seed)]
     queries = vectors.codes(chosen) if index.space.metric == "cosine" else vectors.solved(chosen)
     scores = [score for score, kind in METRIC_OF.items() if kind == index.space.metric]
-    after = {score: _share_found(job, index, codes, score, queries) for score in scores}
-    before = {score: _share_found(job, replace(index, fetched=1), codes, score, queries) for score in scores}
+    found = {score: _shares_found(job, index, codes, score, queries) for score in scores}
+    after, before = ({score: shares[i] for score, shares in found.items()} for i in (0, 1))
     mean = float(np.mean(list(after.values())))
     return {"recall": mean, "recall_by_score": after, "recall_before_rerank": before, "recall_rows": len(chosen)}
 
 
-def _share_found(job: Job, index: Indexed, codes: CodeSet, score: str, queries: Array) -> float:
-    """Mean recall@10 of the directions that the index answers; the bottom of an unsigned score is scanned for."""
+def _shares_found(job: Job, index: Indexed, codes: CodeSet, score: str, queries: Array) -> tuple[float, float]:
+    """Mean recall@10 with and without candidates in excess; the bottom of an unsigned score is scanned for."""
     k, workers = min(RECALL_AT, int(codes.counted().sum())), job.workers()
     shares = []
     for bottom in (False, True) if SIGNED[score] else (False,):
-        found = index_search(index, codes, score, queries, k, bottom, workers)
-        shares.append(recall_at_k(found.ids, exact_search(codes, score, queries, k, bottom, workers).ids))
-    return float(np.mean(shares))
+        exact = exact_search(codes, score, queries, k, bottom, workers).ids
+        kinds = (index, replace(index, oversample=1, fetched=1))
+        found = [index_search(kind, codes, score, queries, k, bottom, workers).ids for kind in kinds]
+        shares.append([recall_at_k(ids, exact) for ids in found])
+    after, before = np.mean(shares, axis=0)
+    return float(after), float(before)
