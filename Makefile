@@ -40,9 +40,9 @@ test-cluster: $(ENVIRONMENT) $(SLURM)  ## On a real Slurm of three nodes, starte
 chaos: $(ENVIRONMENT)  ## Runs killed at random moments come to the same; RUNS=50 SEED=0
 	$(BIN)/python -m tests.chaos --runs $(RUNS) --seed $(SEED)
 
-# The plugin is no part of 'dev': only these tests need it.
+# Plugin and dask-jobqueue are no part of 'dev': only these tests need them.
 $(SLURM): $(ENVIRONMENT)
-	$(BIN)/pip install --constraint constraints.txt --editable '.[slurm]'
+	$(BIN)/pip install --constraint constraints.txt --editable '.[dask,slurm]'
 	@touch $@
 
 check: $(ENVIRONMENT)  ## Linters, formats, types
