@@ -103,24 +103,25 @@ class Questions:
             _check_finite(split, rows, np.isin(rows, np.nonzero(self._train.finite())[0]))
             gradients = self._train.gather(rows).astype(np.float64)
             return gradients if score == "cosine" else precondition(self.layout, checkpoint, gradients)
-        vectors = self._opened.get(split) or self._opened.setdefault(split, self._open(checkpoint, split))
-        _check_finite(split, rows, vectors.finite()[rows])
+        vectors, finite = self._opened.get(split) or self._opened.setdefault(split, self._open(checkpoint, split))
+        _check_finite(split, rows, finite[rows])
         return vectors.codes(rows) if score == "cosine" else vectors.solved(rows)
 
-    def _open(self, checkpoint: str, split: str) -> Vectors:
+    def _open(self, checkpoint: str, split: str) -> tuple[Vectors, Array]:
+        """The vectors of a split, and which of its rows are numbers."""
         vectors = open_vectors(self.layout, checkpoint, split)
         if vectors.manifest.identity["gradients"] != open_codes(self.layout, self.plan, checkpoint, split).digests():
             raise StoreError(
                 f"expected vectors of the {split} rows as they are now, got those of others; run `lowland run`"
             )
-        return vectors
+        return vectors, vectors.finite()
 
     @cached_property
     def _train(self) -> CodeSet:
         return open_codes(self.layout, self.plan, parse_score(self.text)[1], "train")
 
     @cached_property
-    def _opened(self) -> dict[str, Vectors]:
+    def _opened(self) -> dict[str, tuple[Vectors, Array]]:
         return {}
 
 
