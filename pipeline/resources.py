@@ -5,7 +5,7 @@ the two processes of Snakemake around a job on a cluster (270 MB); the task's ro
 stage holds whole however small the budget is.
 
 Time is a limit and no forecast: a shard is planned to take a minute, a slow node may take ten times as long, and a job
-that is stopped at its limit is run again with twice as much. No result depends on either.
+that is stopped at its limit is run again with more. No result depends on either.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ SCAN = f"--memory-mb {MEMORY_MB}" + (f" --dask {shlex.quote(CONFIG.compute.dask)
 
 def memory(stage):
     """MB that a job of a stage reserves; a job that comes back, killed for want of memory as it may be, reserves more."""
-    return lambda wildcards, attempt: attempt * resources.memory_mb(stage, CONFIG, PLAN)
+    return lambda wildcards, attempt: (attempt + 1) * resources.memory_mb(stage, CONFIG, PLAN) // 2
 
 
 def minutes(stage):

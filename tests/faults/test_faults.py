@@ -10,6 +10,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.faults.conftest import Mount
@@ -73,6 +74,8 @@ def test_snakemake_outlives_the_command_and_is_named(project: Project, tmp_path:
     run = begun(project, tmp_path)
     process = started(run)
     wait_until_at_work(run)
+    for child in psutil.Process(process.pid).children(recursive=True):
+        child.suspend()  # it would end by itself when nobody reads what it says
     process.kill()  # the command alone
     complaint = answer_of(lowland("run", "--workdir", run)).complaint
     assert re.search(r"got process [\d, ]+ on \S+, still at work on it", complaint)
