@@ -13,6 +13,7 @@ ALL = {
     "scan": "an exact scan of a 4 GiB store under 1 GiB, against plain reading (3 minutes, 5 GB of disk)",
     "index": "kinds of indexes up to a million rows: time, size, latency, recall (an hour, 10 GB of memory and disk)",
     "shard": "what a job costs beside its work, at the default size of a shard (5 minutes)",
+    "incremental": "appending, retiring and compacting rows of a store of 100,000 (10 minutes)",
     "digits": "mislabel detection and relabelling on digits, four kinds of noise, three seeds (10 minutes)",
 }
 

@@ -48,6 +48,12 @@ STAGES = {
 }
 """The sections that each stage reads, in the order of the flow: what its results depend on, and nothing else."""
 
+UNUSED: dict[str, dict[str, tuple[str, ...]]] = {
+    "candidates": {"candidates": ("suspect_share",)},
+    "suspects": {"candidates": ("rows", "max_classes", "sampled_labels")},
+}
+"""Stage and section to the keys of it that this stage does not read: changing one is no reason to run it again."""
+
 CURVATURE_SPLIT = {"trained": "train", "flat": "validation"}
 """The rows behind the curvature at each checkpoint: train for classical influence, validation for FVM."""
 
@@ -106,13 +112,33 @@ def load(path: Path | None = None) -> Config:
     return anchor(validate(merge(defaults(), read_yaml(path))), path.resolve().parent)
 
 
-def sections(config: Config, stage: str) -> dict[str, Any]:
-    """The plain values that a stage depends on: the argument of its rule."""
+def sections(config: Config, stage: str, places: bool = True) -> dict[str, Any]:
+    """The plain values that a stage depends on: the argument of its rule.
+
+    Args:
+        config: the whole configuration.
+        stage: its name.
+        places: with where the task's files are; else their names only, as no result depends on where they are.
+    """
     values = {name: getattr(config, name) for name in STAGES[stage]}
     plain = {name: value.plain() if isinstance(value, Section) else value for name, value in values.items()}
     if stage == "prepare":
         plain["task"]["data"] = config.task.data
+    for name, keys in UNUSED.get(stage, {}).items():
+        plain[name] = {key: value for key, value in plain[name].items() if key not in keys}
+    if "task" in plain and not places:
+        plain["task"] = {**plain["task"], **{key: _name(value) for key, value in places_of(config).items()}}
     return plain
+
+
+def places_of(config: Config) -> dict[str, str | None]:
+    """Where the task's file, weights and data are: what `sections` without places leaves to be passed apart."""
+    task = config.task
+    return {"class": task.class_, "checkpoint": task.checkpoint, "directory": task.directory}
+
+
+def _name(path: str | None) -> str | None:
+    return None if path is None else Path(path).name
 
 
 def partial(values: dict[str, Any], memory_mb: int | None = None, dask: str | None = None) -> Config:
@@ -130,6 +156,8 @@ def partial(values: dict[str, Any], memory_mb: int | None = None, dask: str | No
             known = ", ".join(fields)
             raise LowlandError(f"expected sections out of {known}, got {name!r}; copy the job's command from its log")
         value = {"data": {}, **value} if name == "task" else value
+        if name in {section for keys in UNUSED.values() for section in keys}:
+            value = {**defaults()[name], **value}
         if name == "compute":
             value = {**value, "memory_mb": memory_mb or defaults()["compute"]["memory_mb"], "dask": dask}
         section = fields[name].annotation

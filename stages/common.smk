@@ -1,7 +1,8 @@
 # What all stages share: the typed configuration, the plan, and what a rule passes to the command line.
 #
 # A rule's params are what its results depend on: the sections of the configuration that the stage reads, the digest of
-# the code behind it, and the rows of its shard. Snakemake reruns a job when any of them changes.
+# the code behind it, and the rows of its shard. Snakemake reruns a job when any of them changes. Each but the sections
+# begins with a word that says what it is, by which `lowland plan` tells them apart.
 import json
 import shlex
 import subprocess
@@ -56,6 +57,9 @@ except InputError as error:
     raise SystemExit(error.exit_code)
 
 
+# Where the task's files are. Not a param: a project that was moved is still the same.
+TASK = "--task " + shlex.quote(json.dumps(settings.places_of(CONFIG)))
+
 # What jobs that capture, reduce or scan may plan with, and where they scan. No params: no result depends on it.
 MEMORY_MB = CONFIG.compute.memory_mb
 SCAN = f"--memory-mb {MEMORY_MB}" + (f" --dask {shlex.quote(CONFIG.compute.dask)}" if CONFIG.compute.dask else "")
@@ -80,29 +84,29 @@ wildcard_constraints:
 
 def sections(stage):
     """The sections of the configuration that a stage reads, as its --config argument."""
-    return json.dumps(settings.sections(CONFIG, stage), sort_keys=True)
+    return json.dumps(settings.sections(CONFIG, stage, places=False), sort_keys=True)
 
 
 def code(stage):
     """Digest of the code behind a stage, and of the task's where the stage runs it."""
-    return code_of(stage, CONFIG, Path.cwd())
+    return f"code {code_of(stage, CONFIG, Path.cwd())}"
 
 
 def rows(wildcards):
     """The rows of a shard: positions and content."""
     shard = PLAN.splits[wildcards.split].shard(wildcards.shard)
     dropped = f" but {', '.join(map(str, shard.dropped))}" if shard.dropped else ""
-    return f"{shard.start}-{shard.stop} {shard.content}{dropped}"
+    return f"rows {shard.start}-{shard.stop} {shard.content}{dropped}"
 
 
 def retired(split="train"):
     """The rows of a split that take part in no answer."""
-    return ", ".join(map(str, PLAN.retired)) if split == "train" else ""
+    return f"retired {', '.join(map(str, PLAN.retired if split == 'train' else ()))}"
 
 
 def content(*splits):
     """Digest of the contents of some splits."""
-    return " ".join(PLAN.splits[split].content for split in splits)
+    return "content " + ", ".join(f"{split} {PLAN.splits[split].content}" for split in splits)
 
 
 def shards_of(kind, checkpoint, split):
@@ -144,10 +148,10 @@ def indexes_asked():
     return sorted({f"results/index/{checkpoint}-{METRIC_OF[score]}.json" for score, checkpoint in asked})
 
 
-def given_weights(wildcards):
-    """The user's file of weights, where the config names one."""
-    path = CONFIG.task.checkpoint
-    return [path] if path else []
+def given_weights():
+    """What the user's file of weights holds, where the config names one."""
+    size, changed, digest = PLAN.stamp["weights"] or (0, 0, "")
+    return f"weights {digest or f'{size} bytes of {changed}'}"
 
 
 def only_suspects():

@@ -16,6 +16,6 @@ rule evaluate:
     params:
         config=sections("evaluate"),
         code=code("evaluate"),
-        truth=PLAN.truth,
+        truth=f"truth {PLAN.truth}",
     shell:
-        "lowland stage evaluate --config {params.config:q} 2>&1 | tee {log:q}"
+        "lowland stage evaluate {TASK} --config {params.config:q} 2>&1 | tee {log:q}"

@@ -17,4 +17,4 @@ rule flatten:
         code=code("flatten"),
         content=content("validation"),
     shell:
-        "lowland stage flatten --config {params.config:q} 2>&1 | tee {log:q}"
+        "lowland stage flatten {TASK} --config {params.config:q} 2>&1 | tee {log:q}"

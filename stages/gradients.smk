@@ -20,4 +20,4 @@ rule gradients:
         rows=rows,
     shell:
         "lowland stage gradients --checkpoint {wildcards.checkpoint} --split {wildcards.split}"
-        " --shard {wildcards.shard} --memory-mb {resources.plan_mb} --config {params.config:q} 2>&1 | tee {log:q}"
+        " --shard {wildcards.shard} --memory-mb {resources.plan_mb} {TASK} --config {params.config:q} 2>&1 | tee {log:q}"

@@ -19,4 +19,4 @@ rule projection:
         code=code("projection"),
     shell:
         "lowland stage projection --checkpoint {wildcards.checkpoint} --memory-mb {resources.plan_mb}"
-        " --config {params.config:q} 2>&1 | tee {log:q}"
+        " {TASK} --config {params.config:q} 2>&1 | tee {log:q}"

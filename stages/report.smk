@@ -21,4 +21,4 @@ rule report:
         retired=retired(),
         content=content("train", "validation", "query"),
     shell:
-        "lowland stage report --config {params.config:q} 2>&1 | tee {log:q}"
+        "lowland stage report {TASK} --config {params.config:q} 2>&1 | tee {log:q}"

@@ -1,8 +1,6 @@
 # The user's model: copied where weights are given, else trained by the task. Never refitted because rows were appended;
 # `lowland run --refit` does that.
 rule train:
-    input:
-        weights=given_weights,
     output:
         manifest="results/checkpoints/trained.json",
         seen="results/checkpoints/seen.json",
@@ -17,5 +15,6 @@ rule train:
     params:
         config=sections("train"),
         code=code("train"),
+        weights=given_weights(),
     shell:
-        "lowland stage train --config {params.config:q} 2>&1 | tee {log:q}"
+        "lowland stage train {TASK} --config {params.config:q} 2>&1 | tee {log:q}"

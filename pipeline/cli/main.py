@@ -13,6 +13,7 @@ from pipeline.errors import CapacityError, LowlandError
 
 COMMANDS = {
     "run": "pipeline.cli.run:run",
+    "plan": "pipeline.cli.plan:plan",
     "query": "pipeline.cli.query:query",
     "suspects": "pipeline.cli.suspects:suspects",
     "report": "pipeline.cli.report:report",

@@ -5,14 +5,11 @@ from __future__ import annotations
 import errno
 import json
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 import yaml
@@ -21,6 +18,7 @@ from pipeline import config as settings
 from pipeline.cli import slurm
 from pipeline.cli.clock import settle
 from pipeline.cli.locks import LOCAL, SLURM, check_free, held, unlock
+from pipeline.cli.untouched import UnplannedError, given_back
 from pipeline.errors import CapacityError, ConfigError, InputError, LowlandError
 from pipeline.steps.code import accept
 from pipeline.storage.artefact import KEPT, read_manifest, write_whole
@@ -49,10 +47,6 @@ TROUBLE = (
     "Exiting because",
 )
 """How lines begin that surround a failed job; they are said only where the job's own sentence is not known."""
-
-
-class UnplannedError(InputError):
-    """The plan could not be made; no job has run."""
 
 
 STAGE = click.Choice([name for name in settings.STAGES if name != "prepare"])
@@ -110,14 +104,14 @@ def run(config_file: Path | None, workdir: Path | None, **options: Any) -> None:
     if executor_of(arguments) == SLURM and not options["dry_run"]:
         slurm.check_available()
     given_config(config_file, directory)  # a fault in it is found before the directory is touched
-    with held(directory, executor_of(arguments)), _given_back(directory, always=options["dry_run"]):
+    with held(directory, executor_of(arguments)), given_back(directory, always=options["dry_run"]):
         _run(config_file, directory, options, arguments)
 
 
 def _run(config_file: Path | None, directory: Path, options: dict[str, Any], arguments: list[str]) -> None:
     if config_file is None and not (directory / "config.yaml").is_file():
         click.echo("no config given: this is the built-in demonstration (digits); -c names yours", err=True)
-    config = _keep_config(config_file, directory)
+    config = keep_config(config_file, directory)
     if options["accept_code"]:
         for stage in accept(config, directory, _recorded_code(Layout(directory))):
             click.echo(f"accepted: what {stage} has made stands, though its code has changed", err=True)
@@ -137,42 +131,13 @@ def _forget(directory: Path, stages: Iterable[str]) -> None:
             kept.unlink()
 
 
-@contextmanager
-def _given_back(directory: Path, always: bool) -> Iterator[None]:
-    """Put configuration and plan back as they were, after a dry run and wherever the run ends before its first job."""
-    own, prepared = directory / "config.yaml", Layout(directory).plan.parent
-    with tempfile.TemporaryDirectory() as scratch:
-        kept = Path(scratch)
-        if own.is_file():
-            shutil.copy2(own, kept / "config.yaml")
-        if prepared.is_dir():
-            shutil.copytree(prepared, kept / "prepare")
-        try:
-            yield
-        except (SystemExit, UnplannedError):
-            always = True
-            raise
-        finally:
-            if always:
-                _put_back(kept, own, prepared)
-
-
-def _put_back(kept: Path, own: Path, prepared: Path) -> None:
-    shutil.rmtree(prepared, ignore_errors=True)
-    own.unlink(missing_ok=True)
-    if (kept / "prepare").is_dir():
-        shutil.copytree(kept / "prepare", prepared)
-    if (kept / "config.yaml").is_file():
-        shutil.copy2(kept / "config.yaml", own)
-
-
 def given_config(config_file: Path | None, directory: Path) -> settings.Config:
     """The configuration of a file, else of the run, else the defaults."""
     own = directory / "config.yaml"
     return settings.load(config_file or (own if own.is_file() else None))
 
 
-def _keep_config(config_file: Path | None, directory: Path) -> settings.Config:
+def keep_config(config_file: Path | None, directory: Path) -> settings.Config:
     """Check the configuration before anything is touched, and keep it as the run's own."""
     own = directory / "config.yaml"
     config = given_config(config_file, directory)
@@ -242,19 +207,21 @@ def drive(directory: Path, arguments: list[str], targets: list[str] | None = Non
     failure = Layout(directory).results / "failure.json"
     failure.unlink(missing_ok=True)
     settle(Layout(directory).results)
-    snakefile = settings.workflow_root() / "Snakefile"
-    module = "pipeline.cli.slurm" if executor_of(arguments) == SLURM else "snakemake"
-    command = [sys.executable, "-m", module, "--snakefile", str(snakefile), "--directory", str(directory),
-               "--rerun-incomplete", *([] if dry_run else ["--quiet", "progress", "rules", "host"]),
-               *arguments, "--", *(targets or [])]  # fmt: skip
+    quiet = [] if dry_run else ["--quiet", "progress", "rules", "host"]
+    command = command_of(directory, [*quiet, *arguments], targets or [])
     code, said = (subprocess.run(command).returncode, []) if dry_run else _run_quietly(command)
     if code == 0:
         return
+    if dry_run and failure.is_file():
+        sys.exit(json.loads(failure.read_text(encoding="utf-8"))["exit_code"])  # it has said why
+    fail(directory, code, said)
+
+
+def fail(directory: Path, code: int, said: list[str]) -> NoReturn:
+    """End with what went wrong in a workflow: as a stage left word, or as Snakemake said."""
+    failure = Layout(directory).results / "failure.json"
     if failure.is_file():
-        left = json.loads(failure.read_text(encoding="utf-8"))
-        if dry_run:
-            sys.exit(left["exit_code"])  # it has said why
-        raise _failure(left)
+        raise _failure(json.loads(failure.read_text(encoding="utf-8")))
     click.echo("".join(line for line in said if line.startswith(TROUBLE)), nl=False, err=True)
     if code == InputError.exit_code:
         sys.exit(code)  # the Snakefile has said why
@@ -266,6 +233,14 @@ def drive(directory: Path, arguments: list[str], targets: list[str] | None = Non
         f"expected the workflow to finish, got exit code {code} from Snakemake; its last lines say why, the logs are "
         f"in {directory / 'logs'}"
     )
+
+
+def command_of(directory: Path, arguments: list[str], targets: list[str]) -> list[str]:
+    """Snakemake's command line for a run."""
+    snakefile = settings.workflow_root() / "Snakefile"
+    module = "pipeline.cli.slurm" if executor_of(arguments) == SLURM else "snakemake"
+    return [sys.executable, "-m", module, "--snakefile", str(snakefile), "--directory", str(directory),
+            "--rerun-incomplete", *arguments, "--", *targets]  # fmt: skip
 
 
 def _failure(value: dict[str, Any]) -> LowlandError:

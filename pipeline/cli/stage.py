@@ -35,6 +35,7 @@ WHERE = {
 @click.command()
 @click.argument("name", type=click.Choice(list(settings.STAGES)), metavar="STAGE")
 @click.option("--config", "config_json", required=True, help="The sections that the stage reads, as JSON.")
+@click.option("--task", "places", help="Where the task's files are, as JSON: no result depends on it.")
 @click.option("--whole", help="prepare: the whole configuration as JSON, to be kept for people.")
 @click.option(
     "--checkpoint",
@@ -48,7 +49,13 @@ WHERE = {
 @click.option("--memory-mb", type=click.IntRange(min=1), help="Memory that it may take. [default: the config's]")
 @click.option("--dask", metavar="ADDRESS", help="Scheduler of a dask.distributed cluster for reductions and scans.")
 def stage(
-    name: str, config_json: str, whole: str | None, memory_mb: int | None, dask: str | None, **where: str | None
+    name: str,
+    config_json: str,
+    places: str | None,
+    whole: str | None,
+    memory_mb: int | None,
+    dask: str | None,
+    **where: Any,
 ) -> None:
     """Run one STAGE in the current directory, as a rule of the workflow does.
 
@@ -64,8 +71,11 @@ def stage(
     layout = Layout(Path())
     label = "/".join(value for value in (name, *(where[option] for option in WHERE.get(name, ()))) if value)
     try:
-        _limit_threads(json.loads(config_json))
-        config = settings.partial(json.loads(config_json), memory_mb, dask)
+        values = json.loads(config_json)
+        if places is not None and "task" in values:
+            values["task"].update(json.loads(places))
+        _limit_threads(values)
+        config = settings.partial(values, memory_mb, dask)
         _run(name, layout, config, whole, label, {key: where[key] for key in WHERE.get(name, ())})
     except LowlandError as error:
         _leave_word(layout, label, error)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from pipeline.config import CHECKPOINTS, CURVATURE_SPLIT
 from pipeline.errors import StoreError
 from pipeline.report.data import (
@@ -135,15 +133,6 @@ def flagged(layout: Layout, plan: Plan) -> list[FlaggedRow]:
                     bad = read_manifest(path).record["flagged"]
                     found += [FlaggedRow(split, row, f"loss or gradient not finite at {checkpoint}") for row in bad]
     return found
-
-
-def unseen_share(layout: Layout) -> float:
-    """Share of the train rows that were not there when the checkpoint `trained` was made."""
-    _, before = open_arrays(layout.seen, "seen")
-    _, hashes = open_arrays(layout.hashes, "rows")
-    seen = {bytes(row) for row in before.read("train")}
-    now = hashes.read("train")
-    return float(np.mean([bytes(row) not in seen for row in now])) if len(now) else 0.0
 
 
 def warnings(layout: Layout, plan: Plan, unseen: float) -> list[str]:

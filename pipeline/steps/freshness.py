@@ -37,10 +37,10 @@ def is_stale(layout: Layout, config: Config) -> bool:
         open_artefact(layout.hashes, "rows")
     except StoreError:
         return True
-    sources = stamp["sources"]
-    if not isinstance(sources, dict):
+    sources, present = stamp["sources"], stamp_of(config, stamp["sources"], tombstones.stamp(layout))
+    if not isinstance(sources, dict) or stamp != present:
         return True
-    return stamp != stamp_of(config, stamp_of_files(list(sources)), tombstones.stamp(layout))
+    return bool(sources != stamp_of_files(list(sources)))
 
 
 def stamp_of(config: Config, sources: Any, retired: str) -> dict[str, Any]:
@@ -52,7 +52,13 @@ def stamp_of(config: Config, sources: Any, retired: str) -> dict[str, Any]:
         "sources": sources,
         "shard_rows": config.plan.shard_rows,
         "retired": retired,
+        "weights": _weights(config.task.checkpoint),
     }
+
+
+def _weights(path: str | None) -> list[Any]:
+    """Stamp of the user's file of weights; empty where there is none."""
+    return [] if path is None else _stamp(Path(path))
 
 
 def stamp_of_files(paths: Sequence[str | Path]) -> dict[str, Any]:

@@ -8,53 +8,107 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from pipeline.config import CURVATURE_SPLIT
 from pipeline.core.agreement import recall_at_k
 from pipeline.core.influence import SIGNED
 from pipeline.shards import sample
-from pipeline.steps.codes import CodeSet, blocks
+from pipeline.steps.codes import CodeSet
+from pipeline.steps.indexing import Older, older, rows_of, updated, vectors
 from pipeline.steps.job import Job
 from pipeline.steps.preconditioned import Vectors, open_vectors
 from pipeline.steps.retrieve import Indexed, exact_search, index_search
 from pipeline.steps.space import Space, fit_space, settled
 from pipeline.steps.stores import open_arrays, open_codes
 from pipeline.storage import indexes
+from pipeline.storage.arrays import write_arrays
+from pipeline.storage.artefact import read_manifest
 from pipeline.storage.layout import METRIC_OF
 
 Array = np.ndarray[Any, Any]
 
 TRAINING_ROWS = 65_536
 RECALL_AT = 10
+MOST_CHANGED = 0.05
+"""Share of the rows that may change before recall is measured again."""
 
 
 def run(job: Job, checkpoint: str, metric: str) -> None:
     """Write `index/<checkpoint>-<metric>.faiss`, with recall@10 before and after the rerank in its record."""
     section, plan = job.config.index, job.plan()
     codes = open_codes(job.layout, plan, checkpoint, "train")
-    vectors = open_vectors(job.layout, checkpoint, "validation")
-    finite = int(codes.finite().sum())
-    factory, whitened = settled(section, metric, finite, codes.dimension)
-    space = fit_space(job, checkpoint, metric, whitened)
-    index = indexes.build(factory, codes.dimension, _blocks(job, codes, space), lambda: _sample(job, codes, space),
-                          job.config.compute.threads)  # fmt: skip
-    indexes.tune(index, section.probes, section.breadth)
-    identity = {"gradients": codes.digests(), "index": section.plain(), "metric": metric, "rows": finite,
-                "factory": factory, "whitening": space.digest}  # fmt: skip
+    asked = open_vectors(job.layout, checkpoint, "validation")
+    rows = int(codes.finite().sum())
+    factory, whitened = settled(section, metric, rows, codes.dimension)
+    identity = {
+        "gradients": codes.digests(),
+        "projection": read_manifest(job.layout.projection(checkpoint)).digest,
+        "index": section.plain(),
+        "metric": metric,
+        "rows": rows,
+        "factory": factory,
+    }
+    curvature = read_manifest(job.layout.curvature(checkpoint, CURVATURE_SPLIT[checkpoint]))
+    conditions = {"index": section.plain(), "curvature": curvature.identity["curvature"]}
+    found = older(job, checkpoint, identity, conditions, whitened)
+    index, how = _made(job, codes, checkpoint, metric, factory, whitened, found)
+    indexes.tune(index.index, section.probes, section.breadth)
+    identity["whitening"] = index.space.digest
     with job.writing(job.layout.index(checkpoint, metric), "index", identity) as (path, record):
-        indexes.save(index, path)
-        record["vectors"] = vectors.manifest.digest
-        record.update(_recall(job, Indexed(index, space, section.oversample), codes, vectors))
+        indexes.save(index.index, path)
+        listed = _listed(job, codes, job.layout.indexed(checkpoint, metric), identity)
+        record.update(how, vectors=asked.manifest.digest, rows_digest=listed)
+        record.update(_carried(found, how, conditions, rows) or {
+            **_recall(job, index, codes, asked), "recall_of": conditions, "changed_since_recall": 0
+        })  # fmt: skip
     kind = f"{factory}{' of half-whitened rows' if whitened else ''}"
     job.say(f"recall@{RECALL_AT} of {kind} against exact search: {record['recall']:.3f}")
 
 
+def _made(job: Job, codes: CodeSet, checkpoint: str, metric: str, factory: str, whitened: bool,
+          found: Older | None) -> tuple[Indexed, dict[str, Any]]:  # fmt: skip
+    """The index, and how it was made: the former one with rows added and taken out, else built."""
+    threads, oversample = job.config.compute.threads, job.config.index.oversample
+    changed = updated(found, codes, threads) if found else None
+    if found and changed:
+        job.say(f"{changed[0]} rows added to the index, {changed[1]} taken out")
+        how = {"added": changed[0], "removed": changed[1], "trained_rows": found.record["trained_rows"]}
+        return Indexed(found.index, found.space, oversample), how
+    space = fit_space(job, checkpoint, metric, whitened)
+    index = indexes.build(factory, codes.dimension, _blocks(job, codes, space), lambda: _sample(job, codes, space),
+                          threads)  # fmt: skip
+    how = {"added": None, "removed": None, "trained_rows": int(codes.finite().sum())}
+    return Indexed(index, space, oversample), how
+
+
+def _carried(found: Older | None, how: dict[str, Any], conditions: dict[str, Any], rows: int) -> dict[str, Any] | None:
+    """The recall that was measured before, while few rows have changed since, under the same conditions.
+
+    Measuring it takes exact scans of all rows, many times what some new rows cost.
+    """
+    if found is None or how["added"] is None or found.record["recall_of"] != conditions:
+        return None
+    changed = found.record["changed_since_recall"] + how["added"] + how["removed"]
+    kept = {key: value for key, value in found.record.items() if key.startswith("recall")}
+    return {**kept, "changed_since_recall": changed} if changed <= MOST_CHANGED * rows else None
+
+
+def _listed(job: Job, codes: CodeSet, path: Path, identity: dict[str, Any]) -> str:
+    """Write which rows and codes the index holds; returns the digest."""
+    rows = rows_of(codes)
+    with job.writing(path, "indexed", identity) as (place, _):
+        write_arrays(place, {"row": rows.positions, "code": rows.codes})
+    return read_manifest(path).digest
+
+
 def _blocks(job: Job, codes: CodeSet, space: Space) -> Iterator[tuple[Array, Array]]:
     progress = job.progress("indexing", codes.rows)
-    for positions, rows in blocks(codes, retired=True):
-        yield positions, space.rows(rows)
+    for positions, rows in vectors(codes, space):
+        yield positions, rows
         progress.add(len(positions))
 
 
@@ -68,13 +122,13 @@ def _sample(job: Job, codes: CodeSet, space: Space) -> Array:
     return space.rows(codes.gather(finite))
 
 
-def _recall(job: Job, index: Indexed, codes: CodeSet, vectors: Vectors) -> dict[str, Any]:
+def _recall(job: Job, index: Indexed, codes: CodeSet, asked: Vectors) -> dict[str, Any]:
     """recall@10 against exact search over validation rows chosen by content, for the record."""
     _, hashes = open_arrays(job.layout.hashes, "rows")
-    finite = np.nonzero(vectors.finite())[0]
+    finite = np.nonzero(asked.finite())[0]
     content = hashes.read("validation")[finite]
     chosen = finite[sample([bytes(row) for row in content], job.config.index.recall_rows, job.config.seed)]
-    queries = vectors.codes(chosen) if index.space.metric == "cosine" else vectors.solved(chosen)
+    queries = asked.codes(chosen) if index.space.metric == "cosine" else asked.solved(chosen)
     scores = [score for score, kind in METRIC_OF.items() if kind == index.space.metric]
     found = {score: _shares_found(job, index, codes, score, queries) for score in scores}
     after, before = ({score: shares[i] for score, shares in found.items()} for i in (0, 1))

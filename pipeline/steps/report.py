@@ -22,12 +22,12 @@ from pipeline.steps.background import (
     indexes,
     provenance,
     sharpness,
-    unseen_share,
     warnings,
 )
 from pipeline.steps.job import Job
 from pipeline.steps.query import SIGN
 from pipeline.steps.ranking import read_suspects
+from pipeline.steps.seen import unseen_share
 from pipeline.steps.tasks import checked_shown, model_at, task_of
 from pipeline.storage.artefact import open_artefact
 from pipeline.storage.layout import Layout

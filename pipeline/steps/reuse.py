@@ -121,6 +121,8 @@ def code_hashes(columns: Columns) -> Array:
     """64 bits that name the stored code of each row, [n]: equal where index and sums need no change."""
     parts = [columns[name] for name in ("codes", "row_scale", "block_scale") if name in columns]
     rows = len(parts[0])
+    if not rows:
+        return np.zeros(0, np.uint64)
     flat = np.concatenate([np.ascontiguousarray(part).reshape(rows, -1).view(np.uint8) for part in parts], axis=1)
     hashes = (hashlib.blake2b(row.tobytes(), digest_size=8).digest() for row in flat)
     return np.frombuffer(b"".join(hashes), np.uint64)

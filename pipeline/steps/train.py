@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from pipeline import config as settings
 from pipeline.errors import InputError, TaskError
 from pipeline.provenance import digest_file
 from pipeline.steps.job import Job, hearing
@@ -23,7 +24,8 @@ def run(job: Job) -> None:
     use_threads(job.config)
     section, plan = job.config.task, job.plan()
     task = task_of(job.config, plan)
-    identity: dict[str, Any] = {"task": section.plain(), "seed": job.config.seed}
+    task_section = settings.sections(job.config, "train", places=False)["task"]
+    identity: dict[str, Any] = {"task": task_section, "seed": job.config.seed}
     if section.checkpoint is not None:
         source, model = Path(section.checkpoint), new_model(task)
         load_into(model, source)

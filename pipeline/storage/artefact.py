@@ -160,7 +160,7 @@ def create(path: Path, kind: str, identity: dict[str, Any], record: dict[str, An
         files = _list_files(temporary)
         manifest_path(path).unlink(missing_ok=True)
         forget(path)
-        _remove(path)
+        remove(path)
         temporary.rename(path)
         _write_manifest(path, Manifest(kind, path.name, identity, files, record))
     except OSError as error:
@@ -170,7 +170,7 @@ def create(path: Path, kind: str, identity: dict[str, Any], record: dict[str, An
             ) from error
         raise
     finally:
-        _remove(temporary)
+        remove(temporary)
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -224,10 +224,11 @@ def _sync_directory(directory: Path) -> None:
 def _remove_leftovers(path: Path) -> None:
     """Remove what a killed process left; a workflow's lock makes sure that nobody else writes this artefact."""
     for leftover in path.parent.glob(f".{path.name}.*.tmp"):
-        _remove(leftover)
+        remove(leftover)
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Remove a file or a directory, if it is there."""
     if path.is_dir():
         shutil.rmtree(path)
     else:

@@ -34,18 +34,42 @@ def build(factory: str, dimension: int, blocks: Iterable[tuple[np.ndarray[Any, A
     if "IDMap" in factory:
         raise ConfigError(f"expected index.factory without IDMap, which is always added, got {factory!r}; leave it out")
     try:
-        # The wrapper gives every factory ids of ours, so that excluded rows leave no gaps.
-        index = faiss.index_factory(dimension, f"IDMap,{factory}", faiss.METRIC_INNER_PRODUCT)
+        index = _with_ids(faiss.index_factory(dimension, factory, faiss.METRIC_INNER_PRODUCT))
     except RuntimeError as error:
         raise ConfigError(
             f"expected a FAISS factory string for index.factory, got {factory!r}; try Flat or IVF256,SQ8"
         ) from error
     if not index.is_trained:
         _train(index, factory, sample())
-    for ids, vectors in blocks:
-        if len(ids):
-            index.add_with_ids(np.ascontiguousarray(vectors, np.float32), np.ascontiguousarray(ids, np.int64))
+    _add(index, blocks)
     return index
+
+
+def _add(index: Any, blocks: Iterable[tuple[np.ndarray[Any, Any], Floats]]) -> None:
+    for own, rows in blocks:
+        if len(own):
+            index.add_with_ids(np.ascontiguousarray(rows, np.float32), np.ascontiguousarray(own, np.int64))
+
+
+def _with_ids(index: Any) -> Any:
+    """An index that takes ids of ours, so that excluded rows leave no gaps.
+
+    Inverted files do so themselves; in a wrapper, they would answer with wrong ids once rows were taken out.
+    """
+    if isinstance(_inner(index), faiss.IndexIVF):
+        return index
+    wrapped = faiss.IndexIDMap(index)
+    index.this.disown()
+    wrapped.own_fields = True
+    return wrapped
+
+
+def _inner(index: Any) -> Any:
+    """The part of an index that holds the vectors: behind ids and rotations."""
+    inner = faiss.downcast_index(index)
+    while isinstance(inner, (faiss.IndexIDMap, faiss.IndexPreTransform)):
+        inner = faiss.downcast_index(inner.index)
+    return inner
 
 
 def _train(index: Any, factory: str, sample: Floats) -> None:
@@ -59,8 +83,7 @@ def _train(index: Any, factory: str, sample: Floats) -> None:
 
 def tune(index: Any, probes: int, breadth: int) -> None:
     """Set how much of the index a search visits; kinds without such a parameter are left as they are."""
-    inner = faiss.downcast_index(index.index) if isinstance(index, faiss.IndexIDMap) else index
-    inner = faiss.downcast_index(inner.index) if isinstance(inner, faiss.IndexPreTransform) else inner
+    inner = _inner(index)
     if isinstance(inner, faiss.IndexIVF):
         inner.nprobe = min(probes, inner.nlist)
     elif isinstance(inner, faiss.IndexHNSW):
@@ -90,3 +113,68 @@ def search(index: Any, vectors: Floats, k: int) -> tuple[np.ndarray[Any, Any], n
     """Ids [q, k] and inner products [q, k] of the k nearest; -1 where the search found fewer."""
     products, ids = index.search(np.ascontiguousarray(vectors, np.float32), k)
     return ids, products
+
+
+def reopen(path: Path) -> Any:
+    """Read an index to change it; `load` is for searching.
+
+    Raises:
+        StoreError: it does not read.
+    """
+    try:
+        return faiss.read_index(str(path))
+    except RuntimeError as error:
+        raise StoreError(f"expected an index at {path}, got none that opens; see `lowland verify`") from error
+
+
+def update(index: Any, gone: np.ndarray[Any, Any], blocks: Iterable[tuple[np.ndarray[Any, Any], Floats]],
+           threads: int) -> bool:  # fmt: skip
+    """Take the ids `gone` out and add blocks of (ids, vectors); False, and no change, where the kind cannot."""
+    faiss.omp_set_num_threads(threads)
+    if len(gone):
+        try:
+            index.remove_ids(np.ascontiguousarray(gone, np.int64))
+        except RuntimeError:  # a graph, whose nodes are held by others
+            return False
+    _add(index, blocks)
+    return True
+
+
+def is_trained_on_rows(index: Any) -> bool:
+    """Whether the kind has quantisers that were fitted to rows."""
+    return not isinstance(_inner(index), (faiss.IndexFlat, faiss.IndexHNSWFlat))
+
+
+def ids(index: Any) -> np.ndarray[Any, Any]:
+    """The ids of all vectors of an index, [n]."""
+    inner: Any = _inner(index)
+    if not isinstance(inner, faiss.IndexIVF):
+        wrapper: Any = faiss.downcast_index(index)
+        return faiss.vector_to_array(wrapper.id_map)
+    lists: Any = inner.invlists
+    return np.concatenate([faiss.rev_swig_ptr(lists.get_ids(i), lists.list_size(i)) for i in range(inner.nlist)])
+
+
+def vectors(index: Any, wanted: np.ndarray[Any, Any]) -> Floats | None:
+    """What an index keeps of the vectors with these ids, [n, K]; None where its kind cannot tell."""
+    inner, places = _inner(index), wanted
+    if isinstance(inner, faiss.IndexIVF):
+        inner.set_direct_map_type(faiss.DirectMap.Hashtable)  # type: ignore[attr-defined]
+    else:
+        known = ids(index)
+        order = np.argsort(known, kind="stable")
+        places = order[np.searchsorted(known, wanted, sorter=order)]
+        wrapper: Any = faiss.downcast_index(index)
+        index = faiss.downcast_index(wrapper.index)
+    try:
+        return np.stack([index.reconstruct(int(place)) for place in places])
+    except RuntimeError:
+        return None
+
+
+def error(index: Any) -> float:
+    """How far a coordinate of a kept vector may be off, as a share of the largest one there is; 2 where all may be."""
+    inner = _inner(index)
+    if isinstance(inner, (faiss.IndexFlat, faiss.IndexIVFFlat, faiss.IndexHNSWFlat)):
+        return 0.0 if inner.d == index.d else 2.0
+    return 0.05 if isinstance(inner, (faiss.IndexScalarQuantizer, faiss.IndexIVFScalarQuantizer)) else 2.0

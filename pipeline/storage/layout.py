@@ -82,6 +82,10 @@ class Layout:
         """The curvature as it was when the index of half-whitened rows was built."""
         return self.results / "index" / f"{checkpoint}-whitening.zarr"
 
+    def indexed(self, checkpoint: str, metric: str) -> Path:
+        """Which rows an index holds, and which codes of them."""
+        return self.results / "index" / f"{checkpoint}-{metric}-rows.zarr"
+
     @property
     def scores(self) -> Path:
         """One row a training sample."""

@@ -12,7 +12,8 @@ from pipeline import config as settings
 from pipeline.cli.common import layout_of, show
 from pipeline.cli.main import main
 from pipeline.cli.query import parse_row
-from pipeline.cli.run import _given_back, arguments_of, unlock
+from pipeline.cli.run import arguments_of, unlock
+from pipeline.cli.untouched import given_back
 from pipeline.errors import ConfigError, DataError, InputError, StoreError
 from pipeline.tasks.template import config_template, task_template
 
@@ -55,7 +56,7 @@ def test_a_profile_is_a_directory_with_a_config(tmp_path: Path) -> None:
         arguments_of({**NOTHING, "profile": str(tmp_path / "other")})
 
 
-def test_files_are_given_back_when_a_run_ends_before_it_began(tmp_path: Path) -> None:
+def test_files_aregiven_back_when_a_run_ends_before_it_began(tmp_path: Path) -> None:
     kept, new = tmp_path / "config.yaml", tmp_path / "results" / "prepare" / "plan.json"
     kept.write_text("before")
 
@@ -64,14 +65,14 @@ def test_files_are_given_back_when_a_run_ends_before_it_began(tmp_path: Path) ->
         new.parent.mkdir(parents=True, exist_ok=True)
         new.write_text("after")
 
-    with pytest.raises(SystemExit), _given_back(tmp_path, always=False):
+    with pytest.raises(SystemExit), given_back(tmp_path, always=False):
         spoil()
         raise SystemExit(2)
     assert kept.read_text() == "before" and not new.exists()
-    with _given_back(tmp_path, always=True):
+    with given_back(tmp_path, always=True):
         spoil()
     assert kept.read_text() == "before" and not new.exists()
-    with pytest.raises(InputError), _given_back(tmp_path, always=False):
+    with pytest.raises(InputError), given_back(tmp_path, always=False):
         spoil()
         raise InputError("a stage failed: what it has made belongs to the new config")
     assert kept.read_text() == new.read_text() == "after"

@@ -62,6 +62,38 @@ def test_excluded_rows_are_never_found(rows, factory):
     assert set(ids.ravel()) <= {*IDS[kept], -1}
 
 
+@pytest.mark.parametrize("factory", [*FACTORIES, "PCA16,IVF4,Flat"])
+def test_rows_are_added_and_taken_out_where_the_kind_allows(tmp_path, rows, factory):
+    gone, kept = IDS[[3, 7, 100]], np.delete(np.arange(400), [3, 7, 100])
+    indexes.save(make(factory, rows[:300], IDS[:300]), tmp_path / "x.faiss")
+    index = indexes.reopen(tmp_path / "x.faiss")
+    allowed = indexes.update(index, gone, [(IDS[300:], rows[300:])], threads=1)
+    assert allowed == ("HNSW" not in factory)
+    if not allowed:
+        assert sorted(indexes.ids(index)) == IDS[:300].tolist()
+        assert indexes.update(index, IDS[:0], [(IDS[300:], rows[300:])], threads=1)  # adding it can do
+        kept = np.arange(400)
+    assert sorted(indexes.ids(index)) == IDS[kept].tolist()
+    indexes.tune(index, probes=4, breadth=400)
+    found, _ = indexes.search(index, rows[:50], 10)
+    truth = exact(rows[kept], rows[:50], 10, IDS[kept])
+    assert set(found.ravel()) <= {*IDS[kept], -1}
+    recall = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found, truth, strict=True)])
+    assert recall >= (0.4 if "PQ" in factory else 0.85)
+
+
+@pytest.mark.parametrize("factory", FACTORIES)
+def test_kept_vectors_are_the_rows_as_near_as_the_kind_keeps_them(tmp_path, rows, factory):
+    indexes.save(make(factory, rows), tmp_path / "x.faiss")
+    index = indexes.load(tmp_path / "x.faiss")
+    wanted = np.array([5, 390, 17])
+    kept = indexes.vectors(index, IDS[wanted])
+    off = np.abs(kept - rows[wanted]).max()
+    assert off <= indexes.error(index) * np.abs(rows).max()
+    assert (off == 0) == (indexes.error(index) == 0)
+    assert indexes.is_trained_on_rows(index) == (factory not in ("Flat", "HNSW16"))
+
+
 def test_a_search_for_more_than_there_are_ends_in_minus_one(rows):
     index = indexes.build("Flat", K, [(IDS[:3], rows[:3])], lambda: rows[:3], threads=1)
     ids, _ = indexes.search(index, rows[:1], 5)
@@ -121,8 +153,9 @@ def test_what_is_no_index_is_refused(tmp_path, content):
     path = tmp_path / "x.faiss"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(StoreError, match=r"expected an index at .*x.faiss, got none that opens; see `lowland verify`"):
-        indexes.load(path)
+    for opener in (indexes.load, indexes.reopen):
+        with pytest.raises(StoreError, match=r"expected an index at .*x.faiss, got none that opens; see `lowland veri"):
+            opener(path)
 
 
 def test_a_full_disk_is_noticed(rows):

@@ -45,8 +45,9 @@ HERE = Path(__file__).parent
 
 
 class MyRows(MyTask):
-    def __init__(self):
+    def __init__(self, validation=20, queries=12):
         super().__init__(wrong=0)
+        self.validation, self.queries = validation, queries
         self.clean, table = (self.x[800:832], self.y[800:832]), np.load(HERE / "train.npy")
         self.x = torch.tensor(table[:, :64], dtype=torch.float32).reshape(-1, 1, 8, 8)
         self.given, self.true = torch.tensor(table[:, 64:].T).long()
@@ -55,10 +56,10 @@ class MyRows(MyTask):
         return TensorDataset(self.x, self.given)
 
     def validation_rows(self):
-        return TensorDataset(self.clean[0][:20], self.clean[1][:20])
+        return TensorDataset(self.clean[0][:self.validation], self.clean[1][:self.validation])
 
     def query_rows(self):
-        return TensorDataset(self.clean[0][20:], self.clean[1][20:])
+        return TensorDataset(self.clean[0][20:20 + self.queries], self.clean[1][20:20 + self.queries])
 
     @property
     def true_labels(self):
@@ -162,15 +163,17 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
 
 
-def lowland(*arguments: Any, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """The command in a process of its own."""
-    command = [*COMMAND, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment(), timeout=600)
+def lowland(*arguments: Any, cwd: Path | None = None, tree: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own; by the code in `tree`."""
+    command, own = [*COMMAND, *map(str, arguments)], {"PYTHONPATH": str(tree)} if tree else {}
+    return subprocess.run(
+        command, capture_output=True, text=True, cwd=cwd or tree, env={**environment(), **own}, timeout=600
+    )
 
 
-def succeed(*arguments: Any, cwd: Path | None = None) -> str:
+def succeed(*arguments: Any, cwd: Path | None = None, tree: Path | None = None) -> str:
     """What the command prints; it must end well."""
-    done = lowland(*arguments, cwd=cwd)
+    done = lowland(*arguments, cwd=cwd, tree=tree)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -217,9 +220,18 @@ def answer_of(done: subprocess.CompletedProcess[str]) -> Answer:
     return Answer(done.returncode, done.stdout, done.stderr)
 
 
-def planned(directory: Path, *arguments: Any) -> set[str]:
-    """The artefacts that `lowland run -n` would make, such as gradients/flat/train/00001."""
-    return made_by(succeed("run", "--workdir", directory, "--cores", 1, "-n", *arguments))
+def planned(directory: Path, *arguments: Any, tree: Path | None = None) -> set[str]:
+    """The artefacts that `lowland run -n` would make, such as gradients/flat/train/00001; by the code in `tree`."""
+    return made_by(succeed("run", "--workdir", directory, "--cores", 1, "-n", *arguments, tree=tree))
+
+
+def copy_of_code(directory: Path) -> Path:
+    """The package and the workflow, to be edited."""
+    tree = directory / "tree"
+    for name in ("pipeline", "stages", "configs"):
+        shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy2(ROOT / "Snakefile", tree)
+    return tree
 
 
 def plainly_planned(directory: Path, config: Path) -> set[str]:
@@ -238,11 +250,12 @@ def made_by(text: str) -> set[str]:
 
 
 def artefacts(directory: Path) -> set[str]:
-    """What a run holds, by its manifests, without what `prepare` and the evaluation's second table leave."""
+    """What a run holds, by its manifests, without what `prepare` leaves and what stands beside a rule's output."""
     results = directory / "results"
     found = {
         str(place.relative_to(results).with_suffix(""))
         for place in results.rglob("*.json")
         if ".zarr" not in str(place)
     }
-    return {name for name in found if not name.startswith("prepare/")} - {"evaluation/relabel"}
+    beside = {"evaluation/relabel", *(name for name in found if name.startswith("index/") and name.endswith("-rows"))}
+    return {name for name in found if not name.startswith("prepare/")} - beside

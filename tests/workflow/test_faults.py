@@ -7,9 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from tests.workflow.runs import Project, ask
+from pipeline.storage import indexes
+from pipeline.storage.artefact import create, read_manifest
+from pipeline.storage.layout import Layout
+from tests.workflow.runs import ROWS, Project, artefacts, ask, planned
 from tests.workflow.steps import compute, config_of
 
 pytestmark = pytest.mark.workflow
@@ -90,11 +94,18 @@ def other(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def transplant(source: Path, run: Path, name: str) -> None:
+def transplant(source: Path, run: Path, name: str, to: str | None = None) -> None:
     """An artefact of another run in the place of one's own."""
-    shutil.rmtree(run / "results" / f"{name}.zarr")
-    shutil.copytree(source / "results" / f"{name}.zarr", run / "results" / f"{name}.zarr")
-    shutil.copy(source / "results" / f"{name}.json", run / "results" / f"{name}.json")
+    to = to or name
+    shutil.rmtree(run / "results" / f"{to}.zarr", ignore_errors=True)
+    shutil.copytree(source / "results" / f"{name}.zarr", run / "results" / f"{to}.zarr")
+    if to == name:
+        shutil.copy(source / "results" / f"{name}.json", run / "results" / f"{name}.json")
+        return
+    manifest = read_manifest(source / "results" / f"{name}.zarr")
+    shutil.rmtree(run / "results" / f"{to}.zarr")
+    with create(run / "results" / f"{to}.zarr", manifest.kind, manifest.identity, manifest.record) as place:
+        shutil.copytree(source / "results" / f"{name}.zarr", place)
 
 
 def test_a_shard_of_another_run_is_refused(project: Project, tmp_path: Path, other: Path) -> None:
@@ -131,3 +142,51 @@ def test_a_shard_of_other_rows_is_refused(project: Project, tmp_path: Path) -> N
         shutil.copytree(source, target) if source.is_dir() else shutil.copy(source, target)
     assert "expected rows 20 to 29 as planned" in ask("query", copy, "--row", "query:3").complaint
     assert "faults" in ask("verify", copy).complaint
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_repair_removes_what_has_a_fault_and_nothing_else(name: str, project: Project, tmp_path: Path) -> None:
+    damage, copy = DAMAGES[name], project.copy_of_run(tmp_path)
+    before = artefacts(copy) | {"prepare/plan"}
+    damage.harm(copy / damage.file)
+    stem = damage.file.removeprefix("results/").split(".zarr")[0].rsplit(".", 1)[0]
+    answer = ask("verify", copy, "--repair", "--json")
+    assert answer.rows and all(row["removed"] for row in answer.rows)
+    assert {row["artefact"].split(".")[0] for row in answer.rows} == {str(copy / "results" / stem)}
+    assert before - artefacts(copy) - {"prepare/plan"} == {stem} - {"prepare/plan"}
+    assert not list((copy / "results" / stem).parent.glob(f"{Path(stem).name}.*"))
+
+
+def test_a_repaired_run_makes_again_what_was_removed(project: Project, tmp_path: Path) -> None:
+    copy = project.copy_of_run(tmp_path)
+    flip(copy / f"{SHARD}.zarr/codes/c/0/0")
+    assert ask("verify", copy, "--repair").code == 0
+    made = planned(copy)
+    captured = {name for name in made if name.startswith(("checkpoints", "projection", "gradients", "candidates"))}
+    assert captured == {SHARD.removeprefix("results/")}
+
+
+def test_a_shard_that_is_no_longer_planned_is_named(project: Project, tmp_path: Path) -> None:
+    copy = project.copy_of_run(tmp_path)
+    transplant(project.run, copy, "gradients/trained/train/00001", "gradients/trained/train/00002")
+    answer = ask("verify", copy)
+    assert "faults" in answer.complaint and "got one of rows that are no more" in answer.out
+
+
+def test_an_index_of_other_vectors_is_named(project: Project, tmp_path: Path) -> None:
+    """Its checksum is right, and so is what it says of itself."""
+    copy = project.copy_of_run(tmp_path)
+    layout = Layout(copy)
+    for metric, change in (("inner", 1), ("cosine", 0)):
+        path = layout.index("trained", metric)
+        manifest, index = read_manifest(path), indexes.reopen(path)
+        rows = indexes.vectors(index, np.arange(ROWS))
+        rows[ROWS - 1] += change
+        ids = np.arange(ROWS) if change else np.arange(ROWS)[::-1] + 1
+        made = indexes.build("Flat", rows.shape[1], [(ids, rows)], lambda kept=rows: kept, 1)
+        with create(path, "index", manifest.identity, manifest.record) as place:
+            indexes.save(made, place)
+    answer = ask("verify", copy)
+    assert "faults" in answer.complaint
+    assert f"expected the codes of the stores in it, got other vectors, of row {ROWS - 1} for one" in answer.out
+    assert f"expected the {ROWS} finite rows of the stores in it, got {ROWS} others" in answer.out

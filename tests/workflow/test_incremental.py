@@ -11,14 +11,20 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipeline.core.curvature import spectrum_of_sum
+from pipeline.core.influence import unit
+from pipeline.core.preconditioner import Preconditioner
 from pipeline.shards import Plan
+from pipeline.steps.preconditioned import open_preconditioner
 from pipeline.steps.query import Questions, open_stores
+from pipeline.steps.stores import open_codes
+from pipeline.storage import indexes
 from pipeline.storage.arrays import Arrays
 from pipeline.storage.artefact import read_manifest
 from pipeline.storage.layout import Layout
 from pipeline.storage.reduction import Workers
-from tests.workflow.runs import ROWS, Project, array_bytes, ask, edited, table
-from tests.workflow.steps import compute, config_of, scores_of
+from tests.workflow.runs import ROWS, Project, array_bytes, ask, edited, planned, table
+from tests.workflow.steps import compute, config_of, scores_of, stage
 
 pytestmark = pytest.mark.workflow
 
@@ -104,6 +110,32 @@ def test_a_relabelled_row_is_captured_alone(project: Project, tmp_path: Path) ->
         close(scores_of(copy), scores_of(fresh))
 
 
+def test_the_plan_names_the_jobs_of_a_dry_run_and_what_they_take(project: Project, tmp_path: Path) -> None:
+    copy = project.copy_of_run(tmp_path)
+    before = (copy / "results/prepare/plan.json").read_bytes()
+    with edited(project.data, array_bytes(table(ROWS + 5))):
+        said, made = ask("plan", copy, "--json").rows, planned(copy)
+        text = ask("plan", copy).out
+    assert (copy / "results/prepare/plan.json").read_bytes() == before
+    jobs = {job["artefact"]: job for job in said["jobs"]}
+    assert set(jobs) == made and said["total"]["jobs"] == len(made)
+    for where in SHARDS:
+        job = jobs["/".join((*where, "train", "00001"))]
+        assert (job["rows"], job["copied"], job["basis"]) == (5, 10, "measured")
+        assert job["why"] == ["rows 20-35, before 20-30"]
+        assert 0 < job["seconds"] < 600 and job["bytes"] > 0 and job["memory_mb"] > 0
+    assert jobs["scores/scores"]["why"][0].startswith("follows from ")
+    assert "gradients: rows 20-35, before 20-30" in text and "rows captured" in text
+    assert ask("plan", copy, "--json").rows["jobs"] == []
+
+
+def test_a_plan_of_a_new_run_counts_operations(project: Project, tmp_path: Path) -> None:
+    said = ask("plan", tmp_path / "new", "-c", project.config, "--json").rows
+    bases = {job["stage"]: job["basis"] for job in said["jobs"]}
+    assert (bases["gradients"], bases["candidates"], bases["flatten"]) == ("counted", "counted", "none")
+    assert said["total"]["unknown"] > 0 and not (tmp_path / "new" / "results" / "prepare").exists()
+
+
 def test_deleting_a_row_captures_only_what_moves_into_another_shard(project: Project, tmp_path: Path) -> None:
     copy, rows = project.copy_of_run(tmp_path), np.delete(table(ROWS), 3, axis=0)
     with edited(project.data, array_bytes(rows)):
@@ -131,6 +163,73 @@ def test_a_damaged_store_is_captured_again(project: Project, tmp_path: Path) -> 
     with edited(project.data, array_bytes(table(ROWS + 2))):
         compute(copy, config_of(project.config))
     assert counts(copy, "00001") == [(12, 0), (12, 10), (12, 10)]
+
+
+def test_the_index_takes_new_rows_and_gives_old_ones_back(project: Project, tmp_path: Path) -> None:
+    copy, rows = project.copy_of_run(tmp_path), table(ROWS + 15)
+    rows[5, 64] = (rows[5, 64] + 1) % 10
+    layout, config = Layout(copy), config_of(project.config)
+    with edited(project.data, array_bytes(rows)):
+        compute(copy, config)
+        for checkpoint, metric in (("trained", "inner"), ("trained", "cosine"), ("flat", "inner")):
+            stage(layout, config, "index", checkpoint=checkpoint, metric=metric)
+            record = read_manifest(layout.index(checkpoint, metric)).record
+            assert (record["added"], record["removed"], record["trained_rows"]) == (16, 1, ROWS)
+            assert record["changed_since_recall"] == 0  # measured again: half of the rows are new
+            codes = open_codes(layout, Plan.load(layout.plan), checkpoint, "train")
+            index = indexes.load(layout.index(checkpoint, metric))
+            kept = indexes.vectors(index, np.arange(ROWS + 15))
+            expected = unit(codes.codes()).astype(np.float32) if metric == "cosine" else codes.codes()
+            assert np.array_equal(kept, expected)
+        probes = config_of(project.config, index={"probes": 3})
+        stage(layout, probes, "index", checkpoint="trained", metric="inner")
+        record = read_manifest(layout.index("trained", "inner")).record
+        assert (record["added"], record["removed"]) == (0, 0)  # nothing is built for another way to search
+        other = config_of(project.config, index={"factory": "SQ8"})
+        stage(layout, other, "index", checkpoint="trained", metric="inner")
+        assert read_manifest(layout.index("trained", "inner")).record["added"] is None
+
+
+def test_sums_of_train_rows_are_added_to(project: Project, tmp_path: Path) -> None:
+    """K = 8, so that there are more rows than coordinates."""
+    small, layout = {"projection": {"dimension": 8}}, Layout(tmp_path / "run")
+    shutil.copytree(project.run / "results/checkpoints", layout.results / "checkpoints")
+    config = config_of(project.config, **small)
+    compute(layout.run, config)
+    assert read_manifest(layout.curvature("trained", "train")).record["summed"] == ROWS
+    with edited(project.data, array_bytes(table(ROWS + 15))):
+        compute(layout.run, config)
+        assert read_manifest(layout.curvature("trained", "train")).record["summed"] == 15
+        assert read_manifest(layout.curvature("flat", "validation")).record["summed"] == 0
+        ask("retire", layout.run, "--rows", "3,13")
+        compute(layout.run, config)
+        assert read_manifest(layout.curvature("trained", "train")).record["summed"] == 0
+        counted, plan = np.delete(np.arange(ROWS + 15), [3, 13]), Plan.load(layout.plan)
+        codes = open_codes(layout, plan, "trained", "train").codes().astype(np.float64)[counted]
+        found, _ = open_preconditioner(layout, "trained", "train")
+        expected = Preconditioner.fit(spectrum_of_sum(codes.T @ codes, len(codes)), damping=1.0)
+        assert found.damping == pytest.approx(expected.damping, rel=1e-12)
+        np.testing.assert_allclose(found.solve(codes), expected.solve(codes), rtol=1e-9, atol=1e-9)
+        another = config_of(project.config, **small, curvature={"damping": 0.1})
+        stage(layout, another, "curvature", checkpoint="trained", split="train")
+        assert read_manifest(layout.curvature("trained", "train")).record["summed"] == 0
+
+
+def test_new_query_rows_need_only_their_own(project: Project, tmp_path: Path) -> None:
+    copy = project.copy_of_run(tmp_path)
+    layout = Layout(copy)
+    before = {name: read_manifest(layout.vectors(name, "validation")).digest for name in ("trained", "flat")}
+    for queries, known in ((8, 8), (12, 8)):
+        compute(copy, config_of(project.config, task={"data": {"queries": queries}}))
+        for checkpoint in ("trained", "flat"):
+            for path in (layout.gradients(checkpoint, "query", "00000"), layout.vectors(checkpoint, "query")):
+                record = read_manifest(path).record
+                assert (record["rows"], record["copied"]) == (queries, known)
+    assert {name: read_manifest(layout.vectors(name, "validation")).digest for name in before} == before
+    ids, scores = answers(copy, "influence@trained")
+    wanted = answers(project.run, "influence@trained")
+    assert np.array_equal(ids, wanted[0])
+    np.testing.assert_allclose(scores, wanted[1], rtol=1e-3)
 
 
 GONE = [3, 13, 22]

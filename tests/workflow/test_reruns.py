@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -15,6 +16,8 @@ from tests.workflow.runs import (
     Project,
     array_bytes,
     artefacts,
+    ask,
+    copy_of_code,
     edited,
     plainly_planned,
     planned,
@@ -62,11 +65,44 @@ CONFIG: dict[str, tuple[dict[str, Any], Chosen]] = {
     "gradients.codec": ({"gradients": {"codec": "bf16"}}, lambda artefact: not artefact.startswith("checkpoints")),
     "curvature.damping": ({"curvature": {"damping": 0.5}}, FROM_CURVATURE),
     "index.factory": ({"index": {"factory": "SQ8"}}, stages("index", "query", "report")),
+    "index.probes": ({"index": {"probes": 3}}, stages("index", "query", "report")),
+    "candidates.suspect_share": ({"candidates": {"suspect_share": 0.3}}, lambda _: False),
+    "query.scores": (
+        {"query": {"scores": ["influence@trained", "fvm@flat"]}},
+        stages("query", "report"),
+    ),
+    "query rows": (
+        {"task": {"data": {"queries": 8}}},
+        lambda artefact: "/query/" in artefact or artefact.endswith("-query") or stages("query", "report")(artefact),
+    ),
+    "validation rows": (
+        {"task": {"data": {"validation": 18}}},
+        lambda artefact: (
+            artefact in ("checkpoints/flat", "gradients/trained/validation/00000", "vectors/trained-validation")
+            or only_at("flat")(artefact)
+            or stages("index")(artefact)  # their recall is measured with validation rows
+            or ANSWERS(artefact)
+        ),
+    ),
     "query.k": ({"query": {"k": 4}}, stages("query", "report")),
     "evaluate.neighbours": ({"evaluate": {"neighbours": 4}}, stages("evaluation", "report")),
     "report.suspects": ({"report": {"suspects": 4}}, stages("report")),
 }
 """A changed key, and which artefacts are made anew."""
+
+CODE: dict[str, tuple[str, Chosen]] = {
+    "core/codec.py": ("core/codec.py", lambda artefact: not artefact.startswith("checkpoints")),
+    "core/influence.py": ("core/influence.py", stages("index", "scores", "query", "evaluation", "report")),
+    "core/curvature.py": ("core/curvature.py", FROM_CURVATURE),
+    "steps/query.py": ("steps/query.py", stages("query", "report")),
+    "steps/flatten.py": (
+        "steps/flatten.py",
+        lambda artefact: artefact == "checkpoints/flat" or only_at("flat")(artefact) or ANSWERS(artefact),
+    ),
+    "report/svg.py": ("report/svg.py", stages("report")),
+    "cli/run.py": ("cli/run.py", lambda _: False),
+}
+"""An edited module, and which artefacts are made anew: those of the stages that import it, and what follows."""
 
 OPTIONS: dict[str, tuple[list[str], Chosen]] = {
     "nothing": ([], lambda _: False),
@@ -86,6 +122,11 @@ def plans(project: Project, tmp_path_factory: pytest.TempPathFactory) -> dict[st
         asked[name] = partial(planned, copy, "-c", project.changed(Path(name), **sections))
     for name, (options, _) in OPTIONS.items():
         asked[name] = partial(planned, project.copy_of_run(tmp_path_factory.mktemp("copy")), *options)
+    for name, (module, _) in CODE.items():
+        tree = copy_of_code(tmp_path_factory.mktemp("code"))
+        with (tree / "pipeline" / module).open("a") as stream:
+            stream.write("\n\nNEW = 1\n")
+        asked[name] = partial(planned, project.copy_of_run(tmp_path_factory.mktemp("copy")), tree=tree)
     asked["a new run"] = partial(planned, tmp_path_factory.mktemp("new") / "run", "-c", project.config)
     plain = project.copy_of_run(tmp_path_factory.mktemp("copy"))
     asked["plain"] = partial(plainly_planned, plain, project.config)
@@ -110,6 +151,13 @@ def test_a_dry_run_names_all_that_a_run_makes(plans: dict[str, set[str]], whole:
 @pytest.mark.parametrize("name", CONFIG)
 def test_a_changed_key_reruns_what_depends_on_it(name: str, plans: dict[str, set[str]], whole: set[str]) -> None:
     assert plans[name] == {artefact for artefact in whole if CONFIG[name][1](artefact)}
+
+
+@pytest.mark.parametrize("name", CODE)
+def test_an_edit_of_a_module_reruns_the_stages_that_import_it(
+    name: str, plans: dict[str, set[str]], whole: set[str]
+) -> None:
+    assert plans[name] == {artefact for artefact in whole if CODE[name][1](artefact)}
 
 
 @pytest.mark.parametrize("name", OPTIONS)
@@ -142,6 +190,29 @@ def test_appended_rows_need_their_own_shards_only(project: Project, tmp_path: Pa
         "vectors/flat-query",
     }
     assert made == third | {name for name in whole if last_shard(name)} | later
+
+
+def test_rows_that_fill_a_partial_shard_need_that_shard_only(project: Project, tmp_path: Path, whole: set[str]) -> None:
+    with edited(project.data, array_bytes(table(ROWS + 5))):
+        made = planned(project.copy_of_run(tmp_path))
+    of_validation = {"curvature/flat-validation", "vectors/flat-validation", "vectors/flat-query"}
+    assert made == {name for name in whole if last_shard(name) or FROM_CURVATURE(name)} - of_validation
+
+
+def test_retired_rows_need_no_gradient(project: Project, tmp_path: Path, whole: set[str]) -> None:
+    copy = project.copy_of_run(tmp_path)
+    assert ask("retire", copy, "--rows", "3,25").code == 0
+    at_trained = {name for name in whole if FROM_CURVATURE(name) and "trained" in name}
+    assert planned(copy) == at_trained | {name for name in whole if ANSWERS(name)}
+    assert ask("retire", copy, "--restore").code == 0
+    assert planned(copy) == set()
+
+
+def test_comments_and_the_place_of_a_project_are_no_change(project: Project, tmp_path: Path) -> None:
+    moved = Path(shutil.copytree(project.directory, tmp_path / "moved"))
+    config = moved / "my.yaml"
+    config.write_text("# a comment\n" + config.read_text())
+    assert planned(moved / "run", "-c", config) == set()
 
 
 def test_a_relabelled_row_needs_its_own_shard_only(project: Project, tmp_path: Path, whole: set[str]) -> None:

@@ -1,0 +1,142 @@
+"""What it costs to append 1 % of the rows of a store, to retire some, and to compact; and if the answers are right.
+
+A store of 100,000 jittered digits at the gradients of an MLP, K = 256. What is done to it is done to a store of 1,000
+rows, too: it takes the same jobs and hardly any rows, and so tells what starting them costs. Seconds are of CPU time of
+all processes, which a busy machine changes less than the clock. Full is a store built afresh from the final data with
+the same checkpoints and projection; its answers are what those of the changed store are compared with.
+"""
+
+from __future__ import annotations
+
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from benchmarks.tables import keep
+from pipeline.shards import Plan
+from pipeline.storage.artefact import read_manifest
+from pipeline.storage.layout import Layout
+from pipeline.storage.tables import read_table
+
+ROWS, SMALL, SHARE, EVERY = 100_000, 1_000, 0.01, 200
+AT_MOST = 0.03
+TASK = f"{Path(__file__).with_name('incremental_task.py')}:Jittered"
+SETTINGS: dict[str, Any] = {
+    "flatten": {"strength": 0.1, "watch": False, "steps": 100},
+    "projection": {"dimension": 256},
+    "report": {"evaluation": False},
+}
+
+
+class Store:
+    """A run, and what it is asked to do."""
+
+    def __init__(self, directory: Path, rows: int) -> None:
+        self.directory, self.rows = directory, rows
+        self.layout = Layout(directory / "run")
+        directory.mkdir(parents=True)
+
+    def run(self, rows: int, gone: int = 0) -> dict[str, float]:
+        """Bring the run up to date with so many rows."""
+        task = {"class": TASK, "options": {"trained_rows": self.rows}, "data": {"rows": rows, "gone": gone}}
+        config = self.directory / "my.yaml"
+        config.write_text(yaml.safe_dump({"task": task, **SETTINGS}), encoding="utf-8")
+        return timed("run", "-c", str(config), "--workdir", str(self.layout.run), "--cores", "1")
+
+    def retire(self) -> dict[str, float]:
+        """Every 200th row; the next run takes them out of the tables."""
+        count = Plan.load(self.layout.plan).splits["train"].rows
+        rows = ",".join(str(row) for row in range(EVERY // 2, count, EVERY))
+        return timed("retire", str(self.layout.run), "--rows", rows)
+
+    def compact(self) -> dict[str, float]:
+        """Rewrite the stores without the retired rows."""
+        return timed("compact", str(self.layout.run))
+
+    def captured(self) -> int:
+        """Rows that the gradient stores were captured for when they were last written, at both checkpoints."""
+        manifests = [read_manifest(path).record for path in self.layout.results.glob("gradients/*/train/*.json")]
+        return sum(record["rows"] - record["copied"] for record in manifests)
+
+
+def timed(*arguments: str) -> dict[str, float]:
+    """CPU and wall seconds of a command."""
+    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    subprocess.run([sys.executable, "-m", "pipeline", *arguments], check=True, stdout=subprocess.DEVNULL,
+                   stderr=subprocess.DEVNULL)  # fmt: skip
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return {"cpu": cpu, "wall": time.perf_counter() - started}
+
+
+def changes(store: Store) -> dict[str, dict[str, float]]:
+    """Build, append, retire, compact: what each took."""
+    more = store.rows + int(SHARE * store.rows)
+    took = {"build": store.run(store.rows)}
+    took["append"] = store.run(more)
+    took["append"]["captured"] = store.captured()
+    took["retire, in force"] = store.retire()
+    took["retire, tables"] = store.run(more)
+    took["retire, tables"]["captured"] = store.captured() - took["append"]["captured"]
+    took["compact"] = store.compact()
+    took["compact"]["captured"] = store.captured()
+    return took
+
+
+def fresh(store: Store, directory: Path) -> tuple[Store, dict[str, float]]:
+    """The final rows in a store of their own, at the same checkpoints and projection."""
+    other = Store(directory, store.rows)
+    for name in ("checkpoints", "projection"):
+        shutil.copytree(store.layout.results / name, other.layout.results / name)
+    return other, other.run(store.rows + int(SHARE * store.rows), EVERY)
+
+
+def difference(store: Store, other: Store) -> dict[str, Any]:
+    """Top-k and scores of the changed store against those of the fresh one."""
+    rows = store.rows + int(SHARE * store.rows)
+    kept = np.nonzero(np.arange(rows) % EVERY != EVERY // 2)[0]
+    first, second = read_table(store.layout.topk), read_table(other.layout.topk)
+    keys = ("query", "score", "direction", "rank")
+    assert all(first[key] == second[key] for key in keys)
+    values, expected = np.array(first["value"]), np.array(second["value"])
+    same = np.array(first["row"]) == kept[np.array(second["row"])]
+    s, wanted = (np.array(read_table(each.layout.scores, ["s"])["s"], float) for each in (store, other))
+    return {"answers": len(same), "other rows": int((~same).sum()),
+            "values off at most": float((np.abs(values - expected) / np.abs(expected)).max()),
+            "S off at most": float((np.abs(s[kept] - wanted) / wanted).max())}  # fmt: skip
+
+
+def main(rows: int = ROWS) -> None:
+    """Measure, and fail where appending costs too much or an answer is another."""
+    with tempfile.TemporaryDirectory() as scratch:
+        store, small = Store(Path(scratch) / "large", rows), Store(Path(scratch) / "small", SMALL)
+        took, starts = changes(store), changes(small)
+        other, full = fresh(store, Path(scratch) / "fresh")
+        off = difference(store, other)
+    table = [{"what": "store built afresh", "CPU s": full["cpu"], "of full": 1.0, "start CPU s": None,
+              "beyond start, of full": None, "rows captured": 2 * int(rows * (1 + SHARE) * (1 - 1 / EVERY)),
+              "wall s": full["wall"]}]  # fmt: skip
+    for name, cost in took.items():
+        beyond = (cost["cpu"] - starts[name]["cpu"]) / full["cpu"]
+        captured = 2 * rows if name == "build" else int(cost.get("captured", 0))
+        table.append({"what": name, "CPU s": cost["cpu"], "of full": cost["cpu"] / full["cpu"],
+                      "start CPU s": starts[name]["cpu"], "beyond start, of full": beyond, "rows captured": captured,
+                      "wall s": cost["wall"]})  # fmt: skip
+    keep("incremental", "python -m benchmarks incremental", table, rows=rows, appended=SHARE, retired=1 / EVERY,
+         against_a_fresh_store=off)  # fmt: skip
+    print(off)
+    appended = next(row for row in table if row["what"] == "append")
+    if appended["beyond start, of full"] > AT_MOST or off["other rows"]:
+        raise SystemExit(f"expected at most {AT_MOST:.0%} beyond the start, and the same rows in every answer")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""The chain of provenance: what the identity of every artefact must say, given what stands in the run now."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import CHECKPOINTS, CURVATURE_SPLIT
+from pipeline.shards import Plan
+from pipeline.steps.stores import retired_of
+from pipeline.storage.artefact import Manifest
+from pipeline.storage.layout import METRIC_OF, Layout
+
+Expected = tuple[Path, str, Any]
+"""An artefact, a key of its identity, and the value that it must have."""
+
+Place = Callable[[str, str, str], Path]
+
+
+class Chain:
+    """What each artefact of a run must be made from."""
+
+    def __init__(self, layout: Layout, plan: Plan, manifests: dict[Path, Manifest]) -> None:
+        self.layout, self.plan, self.manifests = layout, plan, manifests
+
+    def expected(self) -> Iterator[Expected]:
+        """In the order of the flow."""
+        contents = {name: split.content for name, split in self.plan.splits.items()}
+        yield from ((self.layout.hashes, name, content) for name, content in contents.items())
+        yield self.layout.checkpoint("flat"), "trained", self.digest(self.layout.checkpoint("trained"))
+        yield self.layout.checkpoint("flat"), "content", contents["validation"]
+        for checkpoint in CHECKPOINTS:
+            yield from self._captured(checkpoint)
+            yield from self._curvature(checkpoint)
+            for metric in sorted(set(METRIC_OF.values())):
+                yield self.layout.index(checkpoint, metric), "gradients", self.gradients(checkpoint, "train")
+        yield self.layout.suspects, "gradients", self.gradients("flat", "train")
+        yield self.layout.suspects, "retired", retired_of(self.plan, "train")
+        yield from self._answers()
+
+    def digest(self, path: Path) -> str | None:
+        """Of what stands at a path."""
+        return self.manifests[path].digest if path in self.manifests else None
+
+    def digests(self, place: Place, checkpoint: str, split: str) -> list[str | None]:
+        """Of all shards of a split."""
+        return [self.digest(place(checkpoint, split, shard.name)) for shard in self.plan.splits[split].shards]
+
+    def gradients(self, checkpoint: str, split: str) -> list[str | None]:
+        """Of all shards of a split's gradients."""
+        return self.digests(self.layout.gradients, checkpoint, split)
+
+    def _captured(self, checkpoint: str) -> Iterator[Expected]:
+        weights = self.digest(self.layout.checkpoint(checkpoint))
+        projection = self.digest(self.layout.projection(checkpoint))
+        yield self.layout.projection(checkpoint), "checkpoint", weights
+        for split, rows in self.plan.splits.items():
+            for shard in rows.shards:
+                for place in (self.layout.gradients, self.layout.candidates):
+                    path = place(checkpoint, split, shard.name)
+                    yield path, "checkpoint", weights
+                    yield path, "projection", projection
+                    yield path, "rows", shard.plain()
+
+    def _curvature(self, checkpoint: str) -> Iterator[Expected]:
+        split = CURVATURE_SPLIT[checkpoint]
+        path = self.layout.curvature(checkpoint, split)
+        made = self.manifests.get(path)
+        summed = made is not None and made.identity["curvature"]["kind"] == "ggn"
+        place = self.layout.candidates if summed else self.layout.gradients
+        yield path, "inputs", self.digests(place, checkpoint, split)
+        yield path, "retired", retired_of(self.plan, split)
+        for asked in ("validation", "query"):
+            if self.plan.splits[asked].rows:
+                yield self.layout.vectors(checkpoint, asked), "curvature", self.digest(path)
+                yield self.layout.vectors(checkpoint, asked), "gradients", self.gradients(checkpoint, asked)
+
+    def _answers(self) -> Iterator[Expected]:
+        layout, retired = self.layout, retired_of(self.plan, "train")
+        curvatures = [layout.curvature(checkpoint, CURVATURE_SPLIT[checkpoint]) for checkpoint in ("flat", "trained")]
+        yield layout.scores, "gradients", [self.gradients(checkpoint, "train") for checkpoint in ("flat", "trained")]
+        yield layout.scores, "curvature", [self.digest(path) for path in curvatures]
+        yield layout.scores, "rows", self.digest(layout.hashes)
+        yield layout.scores, "retired", retired
+        if self.plan.labelled:
+            yield layout.scores, "candidates", self.digests(layout.candidates, "flat", "train")
+        yield layout.topk, "content", self.plan.splits["query"].content
+        yield layout.topk, "retired", retired
+        if layout.topk in self.manifests:
+            asked = self.manifests[layout.topk].identity["scores"]
+            yield layout.topk, "scores", {text: self.gradients(text.partition("@")[2], "train") for text in asked}
+        for table in ("mislabel", "relabel"):
+            yield layout.evaluation(table), "scores", self.digest(layout.scores)
+        yield layout.report, "scores", self.digest(layout.scores)
+        yield layout.report, "topk", self.digest(layout.topk)
