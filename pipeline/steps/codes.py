@@ -213,3 +213,16 @@ class CodeSet:
         if out is None:
             raise StoreError("expected at least one row to gather, got none")
         return out
+
+
+def blocks(codes: CodeSet, retired: bool = False) -> Iterator[tuple[Array, Array]]:
+    """Positions and decoded codes of the rows that count, in blocks of bounded size: [n], [n, K].
+
+    Args:
+        codes: the shards.
+        retired: with those that are retired.
+    """
+    for shard in codes.shards:
+        taken = shard.finite if retired else shard.counted
+        for block in shard.blocks():
+            yield shard.positions[block][taken[block]], shard.codes(block)[taken[block]]

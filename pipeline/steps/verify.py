@@ -23,7 +23,7 @@ OWN_FORMAT = {"plan.json", "accepted.json", "failure.json"}
 """JSON files below results/ that are no manifests."""
 
 WHITENED_OFF = 1e-4
-"""How far half-whitened coordinates may be off: they are float32 products, whose rounding differs with the rows beside."""
+"""How far half-whitened coordinates may be off: as float32 products they are rounded with the rows beside."""
 SAMPLED_ROWS = 32
 """Rows of an index that are compared with the stores."""
 
