@@ -39,6 +39,12 @@ from pipeline.storage.reduction import MB, Workers
     help="A point that no set contains: .npy, .json, .png, .txt, as the task reads them.",
 )
 @click.option("--label", help="Label of --input. [default: the model's own prediction]")
+@click.option(
+    "--on",
+    "part",
+    metavar="PART",
+    help="Ask about a part alone: words of a text's completion, or its tokens as 3:5; as the task takes it.",
+)
 @click.option("-k", default=10, show_default=True, help="How many rows.")
 @click.option(
     "--score",
@@ -55,6 +61,7 @@ def query(
     rows: tuple[str, ...],
     file: Path | None,
     label: str | None,
+    part: str | None,
     k: int,
     score: str,
     bottom: bool,
@@ -65,13 +72,14 @@ def query(
     """The training rows that mattered most for one prediction, best first.
 
     A signed score is positive where training on the row lowered the query's loss (it helped). Answers come from the
-    stores: any k, score and direction, without the model, but for --input, whose gradient is captured first.
+    stores: any k, score and direction, without the model, but for --input and --on, which capture a gradient first.
 
     \b
     lowland query runs/demo --row query:17                     most helpful rows
     lowland query runs/demo --row query:17 --bottom -k 3       most harmful ones
     lowland query runs/demo --input mine.npy --label 3
     lowland query runs/demo --row - --json                     answers each line of stdin in a line
+    lowland query runs/texts --row query:3 --on "the boat"     what taught these words
     """
     layout = layout_of(run)
     plan = Plan.load(layout.plan)
@@ -81,15 +89,18 @@ def query(
         raise DataError(
             "expected either --row SPLIT:ROW or --input FILE, got " + ("both" if rows else "neither") + "; give one"
         )
+    if part is not None and (len(rows) > 1 or "-" in rows):
+        raise DataError(f"expected one --row with --on, got {len(rows) if len(rows) > 1 else '-'}; ask one by one")
     stores, questions = open_stores(layout, plan, text, live_workers(layout, dask)), Questions(layout, plan, text)
     counted = still_counted(layout, plan, text)
     note = f"; the curvature still counts {counted} retired rows: `lowland run --workdir {run}` takes them out"
     answers = Answers(stores, bottom, k, exact, _labels(layout, plan), text, note if counted else "")
-    if file is not None:
-        from pipeline.steps.unseen import unseen_vector
+    if file is not None or part is not None:
+        from pipeline.steps.unseen import Asked, unseen_vector
 
-        vector, label_note = unseen_vector(layout, plan, text, file, label)
-        show_answer(answers, str(file), vector, as_json, label_note)
+        asked = Asked(parse_row(rows[0]) if file is None else file, label, part)
+        vector, label_note = unseen_vector(layout, plan, text, asked)
+        show_answer(answers, str(asked), vector, as_json, label_note)
     elif "-" in rows:
         _serve(answers, questions, as_json)
     else:

@@ -1,7 +1,11 @@
-"""A query that no set contains: its row is read by the task, its gradient captured as the stores' rows were."""
+"""A query that the stores do not hold: a row that no set contains, or a part of a row.
+
+The row comes from the task, and its gradient is captured as the stores' rows were.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +21,40 @@ from pipeline.steps.codes import FINITE
 from pipeline.steps.query import precondition
 from pipeline.steps.tasks import load_task, use_threads
 from pipeline.storage.layout import Layout
-from pipeline.tasks.base import Batch, Task, classifies
+from pipeline.tasks.base import Batch, Row, Task, classifies
 from pipeline.tasks.blame import blame, file_of
+from pipeline.tasks.checks import row_set
 
 Array = np.ndarray[Any, Any]
 
 
-def unseen_vector(layout: Layout, plan: Plan, text: str, file: Path, label: str | None) -> tuple[Array, str]:
-    """What a file asks with under a score, [1, K], and a note on the label that was taken.
+@dataclass(frozen=True)
+class Asked:
+    """What is asked about.
+
+    Attributes:
+        source: a file that the task reads, or split and position of a row of the run.
+        label: of the file, as typed.
+        part: of the row, as the task's `focus` takes it; None: all of it.
+    """
+
+    source: Path | tuple[str, int]
+    label: str | None = None
+    part: str | None = None
+
+    def __str__(self) -> str:
+        """As a person would name it."""
+        name = str(self.source) if isinstance(self.source, Path) else f"{self.source[0]}:{self.source[1]}"
+        return name if self.part is None else f"{self.part!r} of {name}"
+
+
+def unseen_vector(layout: Layout, plan: Plan, text: str, asked: Asked) -> tuple[Array, str]:
+    """What a file or a part of a row asks with under a score, [1, K], and a note on the label that was taken.
 
     Raises:
-        DataError: the file is missing, unreadable for the task, or its gradient is not finite.
+        DataError: the file is missing or unreadable for the task, there is no such row or no such part of it, or its
+            gradient is not finite.
+        TaskError: the task reads no files, or knows no parts.
     """
     score, checkpoint = settings.parse_score(text)
     config = settings.validate(settings.read_yaml(layout.config))
@@ -35,37 +62,53 @@ def unseen_vector(layout: Layout, plan: Plan, text: str, file: Path, label: str 
     task = load_task(config.task, plan.data)
     capturer, codec, _ = set_up_fitted(task, layout, config, checkpoint)
     try:
-        batch, note = _batch(task, plan, capturer, file, label)
+        batch, note = _batch(task, plan, capturer, asked)
         captured = capturer.capture(batch, 1)
     except LowlandError:
         raise
     except Exception as error:
         raise DataError(
-            f"expected {file} to be a row as the model takes it, got {blame(error, file_of(task))}; check shape and "
+            f"expected {asked} to be a row as the model takes it, got {blame(error, file_of(task))}; check shape and "
             "dtype of what the task's `read` returns"
         ) from error
     if captured.flags[0] != FINITE:
         raise DataError(
-            f"expected a finite loss and gradient of {file}, got loss {captured.losses[0]}; check its numbers"
+            f"expected a finite loss and gradient of {asked}, got loss {captured.losses[0]}; check its numbers"
         )
     gradient = codec.round_trip(captured.codes).astype(np.float64)
     return (gradient if score == "cosine" else precondition(layout, checkpoint, gradient)), note
 
 
-def _batch(task: Task, plan: Plan, capturer: Capturer, file: Path, label: str | None) -> tuple[Batch, str]:
-    """The file as a batch of one, with the given label, or the model's own prediction where there is none."""
-    if not file.is_file():
-        raise DataError(f"expected a file at {file}, got nothing there; check the path")
-    predicted = label is None and classifies(task)
+def _batch(task: Task, plan: Plan, capturer: Capturer, asked: Asked) -> tuple[Batch, str]:
+    """The row as a batch of one; a file without a label gets the model's own prediction."""
+    predicted = False
+    if isinstance(asked.source, Path):
+        if not asked.source.is_file():
+            raise DataError(f"expected a file at {asked.source}, got nothing there; check the path")
+        predicted = asked.label is None and classifies(task)
+        row = _read(task, plan, asked.source, "0" if predicted else asked.label)
+    else:
+        row = row_set(task, asked.source[0]).row(asked.source[1])
     device = device_of(capturer.model)
-    row = task.collate([_read(task, plan, file, "0" if predicted else label)])
-    batch = convert(row, lambda tensor: tensor.to(device))
+    batch = convert(task.collate([_focused(task, row, asked.part)]), lambda tensor: tensor.to(device))
     if not predicted:
         return batch, ""
     with torch.no_grad():
         own = task.logits(capturer.model, batch).argmax(1)
     name = plan.classes[int(own)] if plan.classes else str(int(own))
     return task.relabel(batch, own), f"; no --label given, so the model's own prediction {name!r} is taken"
+
+
+def _focused(task: Task, row: Row, part: str | None) -> Row:
+    if part is None:
+        return row
+    try:
+        return task.focus(row, part)
+    except NotImplementedError as error:
+        raise TaskError(
+            f"expected the task {type(task).__name__} to know parts of a row, got one without that; write focus(self, "
+            "row, part), or ask without --on"
+        ) from error
 
 
 def _read(task: Task, plan: Plan, file: Path, label: str | None) -> Any:

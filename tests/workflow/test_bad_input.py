@@ -44,6 +44,10 @@ QUESTIONS = {
     ),
     "neither row nor file": (["query", "{run}"], "got neither"),
     "both row and file": (["query", "{run}", "--row", "query:1", "--input", "x.npy"], "got both"),
+    "a part where the task knows none": (
+        ["query", "{run}", "--row", "query:1", "--on", "left"],
+        "expected the task MyRows to know parts of a row",
+    ),
     "a missing file": (["query", "{run}", "--input", "{tmp}/none.npy"], "expected a file at"),
     "a file of garbage": (["query", "{run}", "--input", "{tmp}/garbage.npy"], "garbage.npy to be a row of the task"),
     "a file of another shape": (["query", "{run}", "--input", "{tmp}/shape.npy"], "shape.npy to be a row of the task"),
