@@ -1,7 +1,9 @@
 """Scales of rows and of blocks of 32 coordinates, which `int8` and `mixed` codes are multiplied with. numpy only.
 
 A row has one float32 scale, and each of its blocks a byte e that makes it smaller, row_scale x 2^(-e/8): a block is
-rounded by its own largest coordinate and not by the row's. Letters: n rows, b blocks.
+rounded by its own largest coordinate and not by the row's. While rows are encoded, coordinates are the first axis, so
+that every pass runs along contiguous memory: rows [n, K] in Fortran order are not copied first. Letters: n rows, K
+coordinates, b blocks.
 """
 
 from __future__ import annotations
@@ -17,6 +19,18 @@ Array = np.ndarray[Any, Any]
 BLOCK = 32
 BLOCK_STEPS = (2.0 ** (-np.arange(256) / 8)).astype(np.float32)
 """2^(-e/8) for each e."""
+
+
+def in_blocks(rows: Array, order: Array | None, inverse_scale: Array) -> Array:
+    """Rows [n, K] in an order of coordinates and without column scales, [b, 32, n]; filled up with zeros."""
+    dimension = len(inverse_scale)
+    count = -(-dimension // BLOCK)
+    scaled = np.empty((count * BLOCK, len(rows)), np.float32)
+    scaled[dimension:] = 0
+    lines = rows.T if order is None else np.take(rows.T, order, axis=0)
+    with np.errstate(over="ignore"):  # infinity is refused later
+        np.multiply(lines, inverse_scale[:, None], out=scaled[:dimension])
+    return scaled.reshape(count, BLOCK, len(rows))
 
 
 def row_scales(peaks: Array, levels: int, encoding: str) -> Array:

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipeline.core.blockscale import BLOCK, BLOCK_STEPS, exponents, reciprocal_steps, row_scales
+from pipeline.core.blockscale import BLOCK, BLOCK_STEPS, exponents, in_blocks, reciprocal_steps, row_scales
 from pipeline.core.mixed import Mixed
 
 Array = np.ndarray[Any, Any]
@@ -71,10 +71,23 @@ class Codec:
         Raises:
             LowlandError: mixed or int8 was asked to keep a row that is not finite.
         """
+        return self.encode_with_norms(rows)[0]
+
+    def encode_with_norms(self, rows: Array) -> tuple[Encoded, Array]:
+        """The same, and the norms of what it decodes to, [...] float64."""
         rows = np.asarray(rows, np.float32)
-        if self.encoding in SCALED:
-            lines = rows.reshape(-1, rows.shape[-1])
-            flat = self._to_int8(lines) if self.encoding == "int8" else Encoded(*self._mixed.encode(lines))
+        if self.encoding == "mixed":
+            found = self._mixed.encode(rows.reshape(-1, rows.shape[-1]))
+            *flat, norms = (part.reshape(*rows.shape[:-1], *part.shape[1:]) for part in found)
+            return Encoded(*flat), norms
+        stored = self._plainly(rows)
+        decoded = self.decode(stored)
+        return stored, np.sqrt(np.einsum("...k,...k->...", decoded, decoded, dtype=np.float64))
+
+    def _plainly(self, rows: Array) -> Encoded:
+        """Rows in an encoding whose codes are as many as the coordinates."""
+        if self.encoding == "int8":
+            flat = self._to_int8(rows.reshape(-1, rows.shape[-1]))
             return Encoded(*(part.reshape(*rows.shape[:-1], *part.shape[1:]) for part in flat))
         ones, none = np.ones(rows.shape[:-1], np.float32), np.zeros((*rows.shape[:-1], 0), np.uint8)
         return Encoded(to_bf16(rows) if self.encoding == "bf16" else rows, ones, none)
@@ -117,18 +130,13 @@ class Codec:
         return sum(part.nbytes for part in self.encode(np.zeros((1, len(self.column_scale)), np.float32)))
 
     def _to_int8(self, rows: Array) -> Encoded:
-        """In blocks [n, b, 32], the last one filled up with zeros."""
-        count, dimension = rows.shape
-        blocks = -(-dimension // BLOCK)
-        scaled = np.zeros((count, blocks, BLOCK), np.float32)
-        flat = scaled.reshape(count, blocks * BLOCK)[:, :dimension]
-        with np.errstate(over="ignore"):  # infinity is refused below
-            np.multiply(rows, self._inverse_scale, out=flat)
-        peaks = np.maximum.reduceat(np.abs(flat), np.arange(0, dimension, BLOCK), axis=1)
+        scaled = in_blocks(rows, None, self._inverse_scale)  # [b, 32, n]
+        peaks = np.abs(scaled).max(1).T
         row_scale = row_scales(peaks, LEVELS, self.encoding)
         e = exponents(peaks, row_scale, LEVELS)
-        scaled *= reciprocal_steps(row_scale, e)[:, :, None]
-        return Encoded(np.rint(flat, out=flat).astype(np.int8), row_scale, e)
+        scaled *= np.ascontiguousarray(reciprocal_steps(row_scale, e).T)[:, None, :]
+        codes = np.rint(scaled, out=scaled).astype(np.int8).reshape(len(scaled) * BLOCK, len(rows))[: rows.shape[1]]
+        return Encoded(np.ascontiguousarray(codes.T), row_scale, np.ascontiguousarray(e))
 
     @cached_property
     def _mixed(self) -> Mixed:

@@ -113,11 +113,10 @@ def set_up_fitted(task: Task, layout: Layout, config: Config, checkpoint: str) -
 
 def stored_columns(codec: Codec, captured: Captured) -> dict[str, Array]:
     """The columns of a gradient store for a captured batch, [B, ...] each; see `pipeline.steps.gradients`."""
-    stored = codec.encode(captured.codes)
-    decoded = codec.decode(stored)
+    stored, norms = codec.encode_with_norms(captured.codes)
     return {
         **stored.columns(),
-        "norm_code": np.sqrt(np.einsum("nk,nk->n", decoded, decoded, dtype=np.float64)),
+        "norm_code": norms,
         "norm_full": np.sqrt(captured.squared_norms),
         "norm_full_error": captured.norm_errors,
         "loss": captured.losses,

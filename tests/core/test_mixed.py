@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pipeline.core.blockscale import BLOCK
 from pipeline.core.codec import fit_codec
-from pipeline.core.mixed import AVERAGE_BITS, NOISE, ROWS, block_bits, packed, unpacked
+from pipeline.core.mixed import AVERAGE_BITS, ENCODED_ROWS, NOISE, ROWS, block_bits, packed, unpacked
 
 
 def falling(dimension: int, power: float) -> np.ndarray:
@@ -54,7 +54,7 @@ def test_a_steep_spectrum_gets_more_bits_in_front():
 @given(st.sampled_from([2, 4, 8]), st.integers(0, 4), st.integers(1, 5), st.integers(0, 2**32 - 1))
 def test_packing_loses_nothing(bits, rows, blocks, seed):
     codes = np.random.default_rng(seed).integers(0, 2**bits, size=(rows, blocks * BLOCK), dtype=np.uint8)
-    found = packed(codes, bits)
+    found = packed(np.ascontiguousarray(codes.T), bits).T
     assert found.shape == (rows, blocks * BLOCK * bits // 8)
     np.testing.assert_array_equal(unpacked(found, bits), codes)
 
@@ -67,3 +67,18 @@ def test_a_quarter_of_the_bytes_of_float_keeps_far_more_than_the_same_bytes_of_f
     lost = np.square(mixed.round_trip(rows) - rows).sum()
     lost_of_few = np.square(few.round_trip(rows[:, :232]) - rows[:, :232]).sum() + np.square(rows[:, 232:]).sum()
     assert lost < 0.5 * lost_of_few
+
+
+@pytest.mark.parametrize("encoding", ["mixed", "int8", "bf16", "float32"])
+def test_norms_are_those_of_what_is_decoded_in_either_order_of_memory(rng, encoding):
+    """Over norms that float32 could not square, and more rows than are encoded at a time."""
+    rows = rng.normal(size=(ENCODED_ROWS + 3, 100)) * falling(100, 0.7) * 10.0 ** rng.uniform(-30, 15, (259, 1))
+    codec = fit_codec(encoding, rows)
+    stored, norms = codec.encode_with_norms(rows)
+    decoded = codec.decode(stored).astype(np.float64)
+    np.testing.assert_allclose(norms, np.linalg.norm(decoded, axis=1), rtol=1e-6)
+    other = codec.encode(np.asfortranarray(rows))
+    for one, two in zip(stored, other, strict=True):
+        np.testing.assert_array_equal(one, two)
+    one_by_one = [codec.encode(row[None]).codes[0] for row in rows[-5:]]
+    np.testing.assert_array_equal(stored.codes[-5:], one_by_one)

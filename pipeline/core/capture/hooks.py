@@ -217,14 +217,17 @@ class _Pass:
 
 
 class _Join(torch.autograd.Function):
-    """A copy of a tensor that is part of the graph, so that a hook on it gets its gradient.
+    """A tensor made part of the graph, so that a hook on it gets its gradient; a view is copied.
 
     A leaf would do, were it not for in-place activations, which autograd refuses on leaves and on views of them.
     """
 
     @staticmethod
     def forward(ctx: Any, output: Tensor, anchor: Tensor) -> Tensor:
-        return output.clone()
+        if output._is_view():
+            return output.clone()
+        ctx.mark_dirty(output)  # as if it had been changed in place: the same memory with another history
+        return output
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None]:

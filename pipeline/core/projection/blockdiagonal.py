@@ -86,17 +86,17 @@ class BlockDiagonal:
         return BlockDiagonal(self.order.to(device), components)
 
     def codes(self, values: Tensor) -> Tensor:
-        """Rows [B, K1] as [B, K], group after group; fastest for values that are contiguous when transposed."""
+        """Rows [B, K1] as [B, K], group after group; both best contiguous when transposed, as what comes back is."""
         columns = values.T
         if len(self.components) == 1:  # all coordinates in their order
-            return (self.components[0].T @ columns).T.contiguous()
+            return (self.components[0].T @ columns).T
         groups = self.order.split([len(matrix) for matrix in self.components])
         # Group by group, so that what was picked is still in the cache; each in its place, so that nothing is joined.
         found = columns.new_empty(self.dimension, columns.shape[1])
         places = found.split([matrix.shape[1] for matrix in self.components])
         for own, matrix, place in zip(groups, self.components, places, strict=True):
             torch.mm(matrix.T, columns.index_select(0, own), out=place)
-        return found.T.contiguous()
+        return found.T
 
 
 def _check(order: NDArray[Any], sizes: NDArray[Any], counts: NDArray[Any], numbers: int) -> None:

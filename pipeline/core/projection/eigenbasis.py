@@ -284,7 +284,7 @@ class _EigenbasisSketch(PartSketch):
 
     def _codes(self) -> Tensor:
         second = self._fitted.second
-        return self._values.T.contiguous() if second is None else second.codes(self._values.T)
+        return self._values.T if second is None else second.codes(self._values.T)
 
 
 def _offsets(parts: Mapping[str, Part]) -> dict[str, int]:

@@ -76,7 +76,9 @@ class Turned(Projection):
         """Y [K, r] and T Y^T [r, K]."""
         if place not in self._placed:
             left, right = (torch.from_numpy(side) for side in compact(self._reflectors))
-            self._placed[place] = left.to(place[1], place[0]), right.to(place[1], place[0])
+            # Contiguous when transposed, which is how they are multiplied with.
+            sides = (side.to(place[1], place[0]).T.contiguous().T for side in (left, right))
+            self._placed[place] = next(sides), next(sides)
         return self._placed[place]
 
 
@@ -95,9 +97,9 @@ class _TurnedSketch(Sketch):
         self._inner.outer(name, output, input)
 
     def codes(self) -> Tensor:
-        """See the base."""
-        codes = self._inner.codes()
-        return torch.addmm(codes, codes @ self._left, self._right, alpha=-1)
+        """See the base; contiguous when transposed, which is how they are encoded."""
+        columns = self._inner.codes().T
+        return torch.addmm(columns, self._right.T, self._left.T @ columns, alpha=-1).T
 
     def squared_norms(self) -> Tensor:
         """See the base."""
