@@ -25,7 +25,7 @@ PIECE_BYTES = 2**23
 """Decoded codes that are held at once, as float64."""
 
 NORM_OFF = 1e-6
-"""How far the norm of a row that is picked may be from the one that was stored, relative: float32 sums of 32 squares."""
+"""How far the norm of a row that is picked may be from the stored one, relative: that is of float32 sums of 32."""
 
 FINITE, NOT_FINITE = 0, 1
 """Flags of a row: its loss and gradient are numbers; or not, and then it is kept out of curvature and index."""
