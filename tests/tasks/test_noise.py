@@ -69,7 +69,11 @@ def test_confusable_without_confusion_still_names_another_class() -> None:
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"kind": "gauss"}, TaskError, r"^expected noise to be one of none, uniform, confusable, got 'gauss'; choose"),
+        (
+            {"kind": "gauss"},
+            TaskError,
+            r"^expected noise to be one of none, uniform, confusable, instance, got 'gauss'; choose",
+        ),
         ({"rate": 1.2}, TaskError, r"^expected noise_rate from 0 to 1, got 1.2; give"),
         ({"rate": "much"}, TaskError, r"^expected noise_rate from 0 to 1, got 'much'"),
         ({"rate": True}, TaskError, r"^expected noise_rate from 0 to 1, got True"),
@@ -88,6 +92,21 @@ def test_confusable_without_confusion_still_names_another_class() -> None:
 def test_what_is_refused(change: dict, error: type, message: str) -> None:
     with pytest.raises(error, match=message):
         plant(**({"labels": LABELS, "kind": "uniform", "rate": 0.2, "classes": 10, "seed": 0} | change))
+
+
+def test_instance_noise_falls_on_hard_rows_and_on_what_they_look_like() -> None:
+    draw = np.random.default_rng(0)
+    labels = draw.integers(0, 3, 6000)
+    chances = np.tile([0.98, 0.01, 0.01], (6000, 1))
+    chances[:3000] = [0.4, 0.5, 0.1]  # hard, and taken for class 1
+    chances = np.stack([np.roll(row, label) for row, label in zip(chances, labels, strict=True)])
+    noisy = plant(labels, "instance", 0.2, 3, 0, chances=chances)
+    wrong = noisy != labels
+    assert wrong.sum() == 1200 and wrong[:3000].mean() > 10 * wrong[3000:].mean()
+    next_one = (noisy[:3000] - labels[:3000]) % 3 == 1
+    assert 0.75 < next_one[wrong[:3000]].mean() < 0.9  # 5 to 1
+    with pytest.raises(TaskError, match=r"^expected chances of each row for noise 'instance', got none"):
+        plant(labels, "instance", 0.2, 3, 0)
 
 
 def test_rare_classes_are_refused() -> None:
