@@ -18,8 +18,8 @@ from pipeline.core.influence import SIGNED
 from pipeline.errors import DataError
 from pipeline.shards import Plan
 from pipeline.steps.query import SIGN, Questions, Stores, open_stores, still_counted
-from pipeline.steps.stores import open_arrays
 from pipeline.storage.layout import Layout
+from pipeline.storage.opened import open_arrays
 from pipeline.storage.reduction import MB, Workers
 
 

@@ -19,9 +19,9 @@ from pipeline.report.data import (
     Sharpness,
 )
 from pipeline.shards import Plan
-from pipeline.steps.stores import open_arrays
 from pipeline.storage.artefact import Manifest, manifest_path, open_artefact, read_manifest
 from pipeline.storage.layout import METRIC_OF, Layout
+from pipeline.storage.opened import open_arrays
 
 KINDS = {
     "fisher": "empirical Fisher",

@@ -18,10 +18,10 @@ from pipeline.core.projection import Norms, Projection, Shapes, make
 from pipeline.errors import InputError, LowlandError
 from pipeline.steps.codes import FINITE, NOT_FINITE
 from pipeline.steps.job import Job
-from pipeline.steps.stores import open_arrays
 from pipeline.steps.tasks import attributed, model_at
 from pipeline.storage.artefact import Manifest, read_manifest
 from pipeline.storage.layout import Layout
+from pipeline.storage.opened import open_arrays
 from pipeline.tasks.base import Task
 from pipeline.tasks.checks import row_set
 

@@ -24,9 +24,6 @@ result depends on the memory that there is."""
 PIECE_BYTES = 2**23
 """Decoded codes that are held at once, as float64."""
 
-NORM_OFF = 1e-6
-"""How far the norm of a row that is picked may be from the stored one, relative: that is of float32 sums of 32."""
-
 FINITE, NOT_FINITE = 0, 1
 """Flags of a row: its loss and gradient are numbers; or not, and then it is kept out of curvature and index."""
 
@@ -71,7 +68,7 @@ class CodeShard:
         decoded = self.codec.decode(Encoded(codes, row_scale, scales[0] if scales else _no_blocks(row_scale)))
         norms = np.sqrt(np.einsum("...k,...k->...", decoded, decoded, dtype=np.float64))
         expected = self.arrays.pick("norm_code", rows)
-        wrong = np.nonzero(~np.isclose(norms, expected, rtol=NORM_OFF, atol=0, equal_nan=True))[0]
+        wrong = np.nonzero(~np.isclose(norms, expected, rtol=self.codec.norm_error, atol=0, equal_nan=True))[0]
         if len(wrong):
             raise StoreError(
                 f"expected row {self.positions[rows[wrong[0]]]} of {self.path} with the norm that is stored beside it, "

@@ -17,9 +17,9 @@ from pipeline.core.strength import Choice, ChoiceProgress, choose, finished
 from pipeline.errors import DataError
 from pipeline.shards import sample
 from pipeline.steps.job import Job
-from pipeline.steps.stores import open_arrays
 from pipeline.steps.tasks import derive, model_at, task_of, use_threads
 from pipeline.storage.artefact import read_manifest
+from pipeline.storage.opened import open_arrays
 from pipeline.storage.weights import save_weights
 from pipeline.tasks.base import Task
 from pipeline.tasks.checks import row_set

@@ -23,10 +23,10 @@ from pipeline.config import Config
 from pipeline.core.codec import Codec
 from pipeline.errors import StoreError
 from pipeline.shards import NOMINAL_SPEED, OVERHEAD, PASSES, Plan
-from pipeline.steps.stores import open_arrays
 from pipeline.storage.arrays import Arrays
 from pipeline.storage.artefact import Manifest, kept_manifest, read_manifest
 from pipeline.storage.layout import Layout
+from pipeline.storage.opened import open_arrays
 
 CAPTURES = ("gradients", "candidates")
 ROWS_OF_SPLIT = ("curvature", "vectors")

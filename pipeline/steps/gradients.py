@@ -27,10 +27,11 @@ from pipeline.steps.capture import (
 from pipeline.steps.codes import FINITE
 from pipeline.steps.job import Job
 from pipeline.steps.memory import batch_rows, plan_of
-from pipeline.steps.stores import open_arrays, open_codec
+from pipeline.steps.stores import open_codec
 from pipeline.steps.tasks import task_of, use_threads
 from pipeline.storage.arrays import ArrayWriter
 from pipeline.storage.artefact import read_manifest
+from pipeline.storage.opened import open_arrays
 from pipeline.tasks.base import Batch, Task
 from pipeline.tasks.checks import row_set
 from pipeline.tasks.rows import RowSet

@@ -23,11 +23,12 @@ from pipeline.steps.job import Job
 from pipeline.steps.preconditioned import Vectors, open_vectors
 from pipeline.steps.retrieve import Indexed, exact_search, index_search
 from pipeline.steps.space import Space, fit_space, settled
-from pipeline.steps.stores import open_arrays, open_codes
+from pipeline.steps.stores import open_codes
 from pipeline.storage import indexes
 from pipeline.storage.arrays import write_arrays
 from pipeline.storage.artefact import read_manifest
 from pipeline.storage.layout import METRIC_OF
+from pipeline.storage.opened import open_arrays
 
 Array = np.ndarray[Any, Any]
 

@@ -12,10 +12,10 @@ from pipeline.core.curvature import Spectrum
 from pipeline.core.preconditioner import Preconditioner
 from pipeline.errors import StoreError
 from pipeline.steps.codes import FINITE, CodeSet
-from pipeline.steps.stores import open_arrays
 from pipeline.storage.arrays import Arrays
 from pipeline.storage.artefact import Manifest, read_manifest
 from pipeline.storage.layout import Layout
+from pipeline.storage.opened import open_arrays
 
 Array = np.ndarray[Any, Any]
 

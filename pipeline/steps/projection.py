@@ -23,10 +23,10 @@ from pipeline.steps import memory
 from pipeline.steps.capture import Capturer, device_of, dtype_of, set_up
 from pipeline.steps.codes import FINITE
 from pipeline.steps.job import Job
-from pipeline.steps.stores import open_arrays
 from pipeline.steps.tasks import derive, task_of, use_threads
 from pipeline.storage.arrays import write_arrays
 from pipeline.storage.artefact import read_manifest
+from pipeline.storage.opened import open_arrays
 from pipeline.tasks.base import Task
 from pipeline.tasks.checks import row_set
 from pipeline.tasks.rows import RowSet

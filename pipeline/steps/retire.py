@@ -7,10 +7,10 @@ from dataclasses import replace
 
 from pipeline.errors import DataError
 from pipeline.shards import Plan
-from pipeline.steps.stores import open_arrays
 from pipeline.steps.tombstones import Tombstone, applied, read, resolve, stamp, write
 from pipeline.storage.artefact import write_whole
 from pipeline.storage.layout import Layout
+from pipeline.storage.opened import open_arrays
 
 CONTENT_LETTERS = 32
 """Hexadecimal letters of a content hash."""

@@ -17,8 +17,9 @@ from pipeline.shards import Plan
 from pipeline.steps.codes import BLOCK_HELD_BYTES, FINITE, NOT_FINITE, CodeBlock, CodeSet
 from pipeline.steps.job import Job
 from pipeline.steps.preconditioned import Vectors, open_preconditioner, open_vectors
-from pipeline.steps.stores import open_arrays, open_candidates, open_codes, retired_of
+from pipeline.steps.stores import open_candidates, open_codes, retired_of
 from pipeline.storage.artefact import read_manifest
+from pipeline.storage.opened import open_arrays
 from pipeline.storage.reduction import each
 from pipeline.storage.tables import write_table
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.steps.stores import open_arrays
 from pipeline.storage.layout import Layout
+from pipeline.storage.opened import open_arrays
 
 
 def unseen_share(layout: Layout) -> float:

@@ -20,10 +20,10 @@ from pipeline.errors import StoreError
 from pipeline.schema import IndexSection
 from pipeline.steps.job import Job
 from pipeline.steps.preconditioned import arrays_of, open_preconditioner, preconditioner_in
-from pipeline.steps.stores import open_arrays
 from pipeline.storage.arrays import write_arrays
 from pipeline.storage.artefact import read_manifest
 from pipeline.storage.layout import Layout
+from pipeline.storage.opened import open_arrays
 
 Array = np.ndarray[Any, Any]
 

@@ -14,14 +14,9 @@ from pipeline.core.codec import Codec
 from pipeline.errors import StoreError
 from pipeline.shards import Plan, Shard
 from pipeline.steps.codes import CodeSet, CodeShard
-from pipeline.storage.arrays import Arrays
 from pipeline.storage.artefact import Manifest, open_artefact
 from pipeline.storage.layout import Layout
-
-
-def open_arrays(path: Path, kind: str) -> tuple[Manifest, Arrays]:
-    """A Zarr artefact, complete."""
-    return open_artefact(path, kind), Arrays(path)
+from pipeline.storage.opened import open_arrays
 
 
 def open_codes(layout: Layout, plan: Plan, checkpoint: str, split: str) -> CodeSet:

@@ -11,9 +11,9 @@ from pipeline import config as settings
 from pipeline.errors import InputError, TaskError
 from pipeline.provenance import digest_file
 from pipeline.steps.job import Job, hearing
-from pipeline.steps.stores import open_arrays
 from pipeline.steps.tasks import new_model, seed_everything, task_of, use_threads
 from pipeline.storage.arrays import write_arrays
+from pipeline.storage.opened import open_arrays
 from pipeline.storage.weights import load_into, save_weights
 from pipeline.tasks.base import Task
 from pipeline.tasks.blame import blame, file_of

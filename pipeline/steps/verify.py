@@ -36,6 +36,13 @@ class Fault:
     what: str
 
 
+def _known(expected: object) -> bool:
+    """Whether all that an artefact is made from is there: what is missing or damaged is a fault of its own."""
+    if isinstance(expected, dict):
+        return all(map(_known, expected.values()))
+    return all(map(_known, expected)) if isinstance(expected, list) else expected is not None
+
+
 def find_faults(layout: Layout) -> tuple[int, list[Fault]]:
     """How many artefacts were checked, and what is wrong."""
     found: list[Fault] = []
@@ -52,7 +59,7 @@ def find_faults(layout: Layout) -> tuple[int, list[Fault]]:
         manifests[path] = manifest
         found += [Fault(path, problem) for problem in faults(path, manifest)]
     found += _strays(layout, manifests)
-    found += _chain(layout, manifests)
+    found += _chain(layout, manifests, {fault.artefact for fault in found})
     return len(manifests), found
 
 
@@ -64,7 +71,7 @@ def _strays(layout: Layout, manifests: dict[Path, Manifest]) -> Iterator[Fault]:
                 yield Fault(path, "expected a manifest beside it, got none: a job was stopped before it was whole")
 
 
-def _chain(layout: Layout, manifests: dict[Path, Manifest]) -> Iterator[Fault]:
+def _chain(layout: Layout, manifests: dict[Path, Manifest], damaged: set[Path]) -> Iterator[Fault]:
     """Artefacts made from something else than what stands there now."""
     try:
         plan = Plan.load(layout.plan)
@@ -72,12 +79,13 @@ def _chain(layout: Layout, manifests: dict[Path, Manifest]) -> Iterator[Fault]:
         yield Fault(layout.plan, str(error))
         return
     for path, key, expected in Chain(layout, plan, manifests).expected():
-        if path in manifests and manifests[path].identity.get(key) != expected:
+        if path in manifests and _known(expected) and manifests[path].identity.get(key) != expected:
             yield Fault(path, f"expected its {key} to be what stands in the run now, got another; run `lowland run`")
     yield from _unplanned(layout, plan, manifests)
     for checkpoint in CHECKPOINTS:
         for split in plan.splits:
-            yield from _set_faults(layout, plan, checkpoint, split, manifests)
+            if layout.projection(checkpoint) in manifests.keys() - damaged:  # it says what codes mean
+                yield from _set_faults(layout, plan, checkpoint, split, manifests, damaged)
 
 
 def _unplanned(layout: Layout, plan: Plan, manifests: dict[Path, Manifest]) -> Iterator[Fault]:
@@ -91,13 +99,13 @@ def _unplanned(layout: Layout, plan: Plan, manifests: dict[Path, Manifest]) -> I
 
 
 def _set_faults(
-    layout: Layout, plan: Plan, checkpoint: str, split: str, manifests: dict[Path, Manifest]
+    layout: Layout, plan: Plan, checkpoint: str, split: str, manifests: dict[Path, Manifest], damaged: set[Path]
 ) -> Iterator[Fault]:
     """What a reader of a split's shards would refuse, where the split has any, and what its indexes hold instead."""
     for place, opener in ((layout.gradients, open_codes), (layout.candidates, open_candidates)):
         paths = [place(checkpoint, split, shard.name) for shard in plan.splits[split].shards]
         here = [path for path in paths if path in manifests]
-        if not here:
+        if len(here) < len(paths) or not damaged.isdisjoint(here):  # told already, or not made yet
             continue
         try:
             codes = opener(layout, plan, checkpoint, split)

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.steps.stores import open_arrays
 from pipeline.storage.layout import Layout
+from pipeline.storage.opened import open_arrays
 from pipeline.storage.tables import read_table
 from tests.cluster.cluster import Cluster
 from tests.workflow.runs import Project, environment

@@ -16,8 +16,8 @@ from pipeline.shards import Plan
 from pipeline.steps import curvature, index, vectors
 from pipeline.steps.codes import blocks
 from pipeline.steps.query import Questions, open_stores
-from pipeline.steps.stores import open_arrays
 from pipeline.storage.artefact import forget, read_manifest
+from pipeline.storage.opened import open_arrays
 from pipeline.storage.reduction import Workers
 
 ROWS = 1500

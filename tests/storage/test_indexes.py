@@ -79,7 +79,7 @@ def test_rows_are_added_and_taken_out_where_the_kind_allows(tmp_path, rows, fact
     truth = exact(rows[kept], rows[:50], 10, IDS[kept])
     assert set(found.ravel()) <= {*IDS[kept], -1}
     recall = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found, truth, strict=True)])
-    assert recall >= (0.4 if "PQ" in factory else 0.85)
+    assert recall >= (0.4 if "PQ" in factory else 0.65 if "RaBitQ" in factory else 0.85)
 
 
 @pytest.mark.parametrize("factory", FACTORIES)

@@ -297,6 +297,7 @@ def test_a_row_that_is_no_number_is_flagged_and_left_out(project: Project, tmp_p
     for stage, *place in (
         ("curvature", "--checkpoint", "trained", "--split", "train"),
         ("vectors", "--checkpoint", "trained", "--split", "validation"),
+        ("vectors", "--checkpoint", "trained", "--split", "query"),
         ("index", "--checkpoint", "trained", "--metric", "inner"),
     ):
         assert run_stage(copy, project.config, stage, *place).code == 0

@@ -9,9 +9,10 @@ import pytest
 from scipy.stats import spearmanr
 
 from pipeline.shards import Plan
-from pipeline.steps.stores import open_arrays, open_codes
+from pipeline.steps.stores import open_codes
 from pipeline.storage.artefact import read_manifest
 from pipeline.storage.layout import Layout
+from pipeline.storage.opened import open_arrays
 from tests.workflow.runs import ROWS, Project
 from tests.workflow.steps import compute, config_of, scores_of
 from tests.workflow.test_invariance import beginning, same

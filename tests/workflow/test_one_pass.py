@@ -46,5 +46,5 @@ def test_shards_of_another_precision_are_not_mixed_with_the_others(project: Proj
 ])  # fmt: skip
 def test_what_is_no_checkpoint(checkpoint: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        main(["stage", "vectors", "--config", "{}", "--checkpoint", checkpoint])
+        main(["stage", "vectors", "--config", "{}", "--checkpoint", checkpoint, "--split", "query"])
     assert caught.value.code == 2 and message in capsys.readouterr().err
