@@ -8,7 +8,8 @@ from pathlib import Path
 import click
 
 from pipeline.cli.common import JSON, RUN, layout_of, show
-from pipeline.cli.run import all_cores, check_free, drive
+from pipeline.cli.locks import held
+from pipeline.cli.run import all_cores, drive
 from pipeline.errors import DataError
 from pipeline.shards import Plan
 from pipeline.steps import retire as tombstones
@@ -42,8 +43,8 @@ def retire(run: Path, words: str | None, file: Path | None, suspects: int | None
     rows = _rows(layout, words, file, suspects)
     if rows is None and not restore:
         return _list(layout, as_json)
-    check_free(run)
-    changed = tombstones.restore(layout, rows) if restore else tombstones.retire(layout, rows or [])
+    with held(run):
+        changed = tombstones.restore(layout, rows) if restore else tombstones.retire(layout, rows or [])
     left = len(Plan.load(layout.plan).retired)
     what = {"restored" if restore else "retired": changed, "retired in all": left}
     show([what], as_json, f"in force at once; `lowland run --workdir {run}` brings curvature and tables up to date")
@@ -57,9 +58,9 @@ def compact(run: Path) -> None:
     No gradient is captured. A row that is restored later is captured then.
     """
     layout = layout_of(run)
-    check_free(run)
-    tombstones.compact(layout)
-    drive(run, all_cores())
+    with held(run):
+        tombstones.compact(layout)
+        drive(run, all_cores())
     click.echo(f"{len(Plan.load(layout.plan).retired)} retired rows are in no store")
 
 

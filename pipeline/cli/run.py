@@ -211,6 +211,7 @@ def drive(directory: Path, arguments: list[str], targets: list[str] | None = Non
     command = command_of(directory, [*quiet, *arguments], targets or [])
     code, said = (subprocess.run(command).returncode, []) if dry_run else _run_quietly(command)
     if code == 0:
+        failure.unlink(missing_ok=True)  # of a job that was tried again and succeeded
         return
     if dry_run and failure.is_file():
         sys.exit(json.loads(failure.read_text(encoding="utf-8"))["exit_code"])  # it has said why

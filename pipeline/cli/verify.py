@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import click
 
 from pipeline.cli.common import JSON, RUN, layout_of, show
-from pipeline.cli.run import check_free
+from pipeline.cli.locks import held
 from pipeline.errors import StoreError
 from pipeline.steps.seen import unseen_share
 from pipeline.steps.verify import find_faults, repair
@@ -27,10 +28,9 @@ def verify(run: Path, mend: bool, as_json: bool) -> None:
     Exit code 0 where all is well or was removed as told, 2 where something is not.
     """
     layout = layout_of(run)
-    if mend:
-        check_free(run)
-    checked, faults = find_faults(layout)
-    removed = repair(layout, faults) if mend else []
+    with held(run) if mend else nullcontext():
+        checked, faults = find_faults(layout)
+        removed = repair(layout, faults) if mend else []
     rows = [
         {
             "artefact": str(fault.artefact),

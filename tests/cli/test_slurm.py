@@ -1,9 +1,10 @@
-"""The two repairs, on the plugin's own functions, and what is refused before anything is touched."""
+"""The three repairs, on the plugin's own functions, and what is refused before anything is touched."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -41,6 +42,38 @@ def test_a_query_that_fails_says_that_nothing_is_known(monkeypatch: pytest.Monke
     slurm.keep_jobs_when_a_query_fails()
     assert asyncio.run(plugin.query_job_status("false", logger)) == ({}, 0.0)
     assert asyncio.run(plugin.query_job_status("echo 7|RUNNING", logger))[0] == {"7": "RUNNING"}
+
+
+def test_a_job_that_squeue_has_not_named_for_long_counts_as_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    plugin = pytest.importorskip("snakemake_executor_plugin_slurm")
+    squeue: dict[str, str] | None = {}
+
+    async def query(command: str, logger: logging.Logger) -> tuple[dict[str, str] | None, float | None]:
+        return squeue, None if squeue is None else 0.1
+
+    async def check(self: object, jobs: list[SimpleNamespace]) -> AsyncIterator[object]:
+        yield (await plugin.query_job_status(self, logging.getLogger("test")))[0]
+
+    monkeypatch.setattr(plugin, "query_job_status", query)
+    monkeypatch.setattr(plugin.Executor, "check_active_jobs", check)
+    now = [0.0]
+    monkeypatch.setattr(slurm.time, "monotonic", lambda: now[0])
+    slurm.give_up_lost_jobs()
+
+    async def known(command: str, *jobs: str) -> object:
+        active = [SimpleNamespace(external_jobid=job) for job in jobs]
+        return await anext(plugin.Executor.check_active_jobs(command, active))
+
+    assert asyncio.run(known("squeue --x", "1", "2")) == {}
+    now[0], squeue = 29, {"2": "RUNNING"}
+    assert asyncio.run(known("squeue --x", "1", "2")) == {"2": "RUNNING"}
+    now[0] = 31
+    assert asyncio.run(known("sacct --x", "1", "2")) == {"2": "RUNNING"}
+    assert asyncio.run(known("squeue --x", "1", "2")) == {"1": "FAILED", "2": "RUNNING"}
+    squeue = None
+    assert asyncio.run(known("squeue --x", "1", "2")) is None
+    now[0], squeue = 50, {}
+    assert asyncio.run(known("squeue --x", "2")) == {}
 
 
 def test_the_pause_is_bounded_and_a_shorter_one_kept(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from pipeline.storage.tables import read_table
 from tests.cluster.cluster import Cluster
 from tests.workflow.runs import Project, environment
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.long]
 ROOT = Path(__file__).parents[2]
 
 

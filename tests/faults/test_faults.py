@@ -13,8 +13,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from pipeline.cli.locks import held
 from tests.faults.conftest import Mount
-from tests.workflow.runs import COMMAND, Project, answer_of, ask, environment, lowland, planned
+from tests.workflow.runs import COMMAND, Project, answer_of, ask, environment, lowland, new_project, planned, succeed
 from tests.workflow.same import differences, faults
 
 pytestmark = pytest.mark.workflow
@@ -104,6 +105,41 @@ def test_two_runs_at_once_are_one(project: Project, tmp_path: Path) -> None:
     refused = next(said for said, code in ends if code == 2)
     assert f"expected {run} to be free" in refused and "Traceback" not in refused
     assert differences(project.run, run) == [] and faults(run) == []
+
+
+def test_what_changes_a_run_asks_for_it_alone(project: Project, tmp_path: Path) -> None:
+    run = project.copy_of_run(tmp_path)
+    with held(run):
+        for command in (("retire", run, "--rows", "3"), ("compact", run), ("verify", run, "--repair")):
+            assert ask(*command).complaint.startswith(f"expected {run} to be free, got process {os.getpid()} on ")
+    assert ask("retire", run, "--rows", "3").code == 0
+
+
+# -- jobs ------------------------------------------------------------------------------------------
+
+ONCE = '''"""Does not train the first time."""
+
+from pathlib import Path
+
+from my_rows import MyRows
+
+
+class Once(MyRows):
+    def train(self, model):
+        tried = Path(__file__).with_name("tried")
+        if not tried.exists():
+            tried.touch()
+            raise OSError("the file server is away")
+        super().train(model)
+'''
+
+
+def test_a_job_that_succeeds_when_tried_again_leaves_no_word_of_failure(tmp_path: Path) -> None:
+    once = new_project(tmp_path / "once", task={"class": "once.py:Once"})
+    (once.directory / "once.py").write_text(ONCE, encoding="utf-8")
+    said = succeed("run", "-c", once.config, "--workdir", once.run, "--until", "train", "--", "--retries", "1")
+    assert "the file server is away" in said and (once.directory / "tried").exists()
+    assert not (once.run / "results/failure.json").exists()
 
 
 # -- disks -----------------------------------------------------------------------------------------
