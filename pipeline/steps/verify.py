@@ -56,6 +56,9 @@ def find_faults(layout: Layout) -> tuple[int, list[Fault]]:
             found.append(Fault(place, str(error)))
             continue
         path = place.with_name(manifest.name)
+        if manifest_path(path) != place:
+            found.append(Fault(place, f"expected the manifest of an artefact beside it, got that of {manifest.name}"))
+            continue
         manifests[path] = manifest
         found += [Fault(path, problem) for problem in faults(path, manifest)]
     found += _strays(layout, manifests)
