@@ -151,9 +151,10 @@ def test_a_full_disk_is_named_and_nothing_is_lost(project: Project, tmp_path: Pa
     filler = disk / "filler"
     with filler.open("wb") as stream:
         stream.write(b"x" * (room(disk) - 60_000))
-    complaint = answer_of(lowland("run", "--workdir", run, "--cores", 1)).complaint
-    assert "got a full disk; free some and run again" in complaint
-    assert not list((run / "results").rglob(".*.tmp"))
+    answer = answer_of(lowland("run", "--workdir", run, "--cores", 1))
+    # The job may say so too: its own words reach the screen where its log has no room either.
+    assert answer.code == 2 and "got a full disk; free some and run again" in answer.err.splitlines()[-1]
+    assert "Traceback" not in answer.err and not list((run / "results").rglob(".*.tmp"))
     filler.unlink()
     check_finished(project, run)
 
@@ -202,15 +203,6 @@ def test_a_clock_that_jumped_back_in_mid_run(project: Project, tmp_path: Path) -
     shift(list((run / "results").rglob("*.json")), 10 * DAY_S)
     check_finished(project, run)
     assert planned(run) == set()
-
-
-def test_what_was_stale_stays_stale_when_clocks_are_set_right(project: Project, tmp_path: Path) -> None:
-    run = project.copy_of_run(tmp_path)
-    index, vectors = (run / f"results/{name}" for name in ("index", "vectors"))
-    shift(list(index.rglob("*.json")), 10 * DAY_S)
-    shift(list(vectors.rglob("*.json")), 11 * DAY_S)
-    made = planned(run)
-    assert {"index/trained-inner", "index/trained-cosine"} <= made and not any("vectors" in name for name in made)
 
 
 def shift(places: list[Path], offset_s: int) -> None:
