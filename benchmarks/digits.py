@@ -69,7 +69,7 @@ def main() -> None:
                     run(Path(scratch) / f"{noise}{rate}-{seed}", noise, rate, seed)
                 )
             print(f"{noise} {rate}: done", flush=True)
-    keep("digits", "python -m benchmarks digits", rows_of(cells), timed=False, seeds=SEEDS, noise="planted")
+    keep("digits", "python -m benchmarks digits", rows_of(cells), seeds=SEEDS, noise="planted")
 
 
 def rows_of(cells: dict[tuple[str, float], list[dict[tuple[str, str, str], float]]]) -> list[dict[str, Any]]:

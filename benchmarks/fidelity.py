@@ -264,7 +264,7 @@ def main() -> None:
                 print(f"{case.name}, seed {seed}: done", flush=True)
     made = sorted(over_seeds(rows), key=lambda row: (row["model"], row["bytes"], row["dtype"]))
     settings: dict[str, Any] = {**SIZES, "sample": SAMPLE, "seeds": SEEDS}
-    keep("fidelity", "python -m benchmarks fidelity", made, by="model", timed=False, **settings)
+    keep("fidelity", "python -m benchmarks fidelity", made, by="model", **settings)
 
 
 def all_of(case: Case, methods: Sequence[str], seed: int) -> Iterator[dict[str, Any]]:

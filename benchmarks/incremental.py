@@ -130,8 +130,8 @@ def main(rows: int = ROWS) -> None:
         table.append({"what": name, "CPU s": cost["cpu"], "of full": cost["cpu"] / full["cpu"],
                       "start CPU s": starts[name]["cpu"], "beyond start, of full": beyond, "rows captured": captured,
                       "wall s": cost["wall"]})  # fmt: skip
-    keep("incremental", "python -m benchmarks incremental", table, rows=rows, appended=SHARE, retired=1 / EVERY,
-         against_a_fresh_store=off)  # fmt: skip
+    keep("incremental", "python -m benchmarks incremental", table, threads=1, store_rows=rows, appended=SHARE,
+         retired=1 / EVERY, against_a_fresh_store=off)  # fmt: skip
     print(off)
     appended = next(row for row in table if row["what"] == "append")
     if appended["beyond start, of full"] > AT_MOST or off["other rows"]:

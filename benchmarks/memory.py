@@ -27,9 +27,10 @@ from torch import nn
 from benchmarks.models import case, loss
 from benchmarks.tables import keep
 from benchmarks.timing import _forget_peak, _status, _trim, one_thread
+from pipeline.config import load
 from pipeline.core.capture.cover import Coverage, cover
 from pipeline.core.codec import Codec
-from pipeline.core.memory import MAPPED, Plan, Watch, measure
+from pipeline.core.memory import FRESH, Plan, Watch, measure
 from pipeline.core.projection import Projection, Settings, State, fitter, make
 from pipeline.steps.capture import Captured, stored_columns
 
@@ -86,7 +87,7 @@ class Capture:
     """Set up as a job does it; `run` captures and encodes a batch."""
 
     def __init__(self, work: Work, state: State | None = None) -> None:
-        self.work, self.model = work, model_of(work)
+        self.work, self.model, self.encoding = work, model_of(work), load().gradients.codec
         self.shapes = {name: tuple(value.shape) for name, value in self.model.named_parameters()}
         self.covered: Coverage = cover(self.model, loss, tuple(self.shapes), batch_of(work, 2), work.engine)  # type: ignore[arg-type]
         self.projection: Projection | None = None
@@ -109,7 +110,7 @@ class Capture:
         sketch = self.projection.sketch(rows, norms="estimated")
         losses = self.covered.engine.capture(batch_of(self.work, rows), sketch).double().numpy()
         codes, norms = sketch.codes().float().numpy(), sketch.squared_norms().numpy()
-        codec = Codec("int8", np.ones(codes.shape[1], np.float32))
+        codec = Codec(self.encoding, np.ones(codes.shape[1], np.float32))
         stored_columns(codec, Captured(codes, norms, np.zeros(rows), losses, np.zeros(rows, np.uint8)))
 
 
@@ -122,7 +123,7 @@ def planned(work: Work, scratch: Path) -> dict[str, Any]:
         assert capture.projection is not None
         state = capture.projection.state()
         np.savez(scratch, **state)
-        setup += int(2 * MAPPED * sum(values.nbytes for values in state.values()))
+        setup += int(2 * FRESH * sum(values.nbytes for values in state.values()))
         del state
         plan: Plan = measure(watch, capture.run, setup, BUDGET_BYTES, work.rows)
     return {
@@ -185,7 +186,7 @@ def rows_of(works: list[Work]) -> Iterator[dict[str, Any]]:
 def main() -> None:
     """Measure all, say what misses, and fail where a capture held more than planned."""
     rows = [*rows_of([*WORKS, *WIDE])]
-    keep("memory", "python -m benchmarks memory", rows, timed=False, threads=1, unit="MB of 10^6 bytes")
+    keep("memory", "python -m benchmarks memory", rows, unit="MB of 10^6 bytes")
     within = sum(1 <= row["planned / measured"] <= 1.2 for row in rows)
     print(f"{within} of {len(rows)} plans hold and are within 20 % of what was measured")
     over = [row for row in rows if row["planned / measured"] < 1]

@@ -65,7 +65,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as scratch:
             rows.append(measured(key, Path(scratch)))
         print(f"{key}: {rows[-1]['fixed share']:.0%} fixed", flush=True)
-    keep("shard", "python -m benchmarks shard", rows, runs=RUNS, at_most=AT_MOST)
+    keep("shard", "python -m benchmarks shard", rows, threads=1, runs=RUNS, at_most=AT_MOST)
     slow = [row["model"] for row in rows if row["fixed share"] > AT_MOST]
     if slow:
         raise SystemExit(f"expected a fixed share of at most {AT_MOST:.0%}, got more for {', '.join(slow)}")

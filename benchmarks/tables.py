@@ -1,7 +1,8 @@
 """How benchmarks print and keep what they measured: Markdown for people, JSON with the machine and versions.
 
-Times of a busy machine are printed, not kept: where other processes took more than `OTHERS_AT_MOST` of a core on
-average since this module was imported, the files go to the system's folder for temporary ones.
+Times of a busy machine are printed, not kept: where other processes took more than `OTHERS_AT_MOST` of a core beyond
+those that were left to them, on average since this module was imported, the files go to the system's folder for
+temporary ones. How much others took is kept.
 """
 
 from __future__ import annotations
@@ -44,17 +45,32 @@ def others(before: tuple[float, float | None], now: tuple[float, float | None]) 
     return (now[1] - before[1]) / max(now[0] - before[0], 1e-9)
 
 
-def keep(name: str, command: str, rows: Sequence[Row], by: str | None = None, timed: bool = True, **notes: Any) -> None:
-    """Print rows as a Markdown table, or as one for each value of column `by`, and write them to `results/<name>.*`."""
+def keep(
+    name: str, command: str, rows: Sequence[Row], by: str | None = None, threads: int | None = None, **notes: Any
+) -> None:
+    """Print rows as a Markdown table, or as one for each value of column `by`, and write them to `results/<name>.*`.
+
+    Args:
+        name: of the files.
+        command: that makes them.
+        rows: the table.
+        by: a column.
+        threads: that what was timed ran on; None: no times are among the figures.
+        notes: more for the JSON.
+    """
+    busy = others(STARTED, spent())
     made = {
         "command": command,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "libraries": {library: version(library) for library in ("torch", "numpy")},
+        **({} if threads is None else {"threads": threads, "cores_taken_by_others": round(busy, 2)}),
         **notes,
     }
     text = f"`{command}`\n\n{grouped(rows, by) if by else markdown(rows)}\n"
-    busy = others(STARTED, spent()) if timed else 0.0
-    directory = RESULTS if busy <= OTHERS_AT_MOST else Path(tempfile.mkdtemp(prefix="benchmarks-"))
+    left = (os.cpu_count() or 1) - (threads or 0)
+    directory = (
+        RESULTS if threads is None or busy <= left + OTHERS_AT_MOST else Path(tempfile.mkdtemp(prefix="benchmarks-"))
+    )
     directory.mkdir(exist_ok=True)
     record = json.dumps({**made, "rows": list(rows)}, indent=1)
     (directory / f"{name}.json").write_text(record + "\n", encoding="utf-8")

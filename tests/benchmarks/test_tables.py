@@ -16,6 +16,7 @@ def results(tmp_path, monkeypatch):
     monkeypatch.setattr(tables, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(tables.tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(tables, "STARTED", (0.0, 0.0))
+    monkeypatch.setattr(tables.os, "cpu_count", lambda: 2)
     return tmp_path / "results"
 
 
@@ -44,15 +45,23 @@ def test_results_of_a_quiet_machine_are_kept(results, monkeypatch, capsys):
     tables.keep("name", "make it", ROWS, by="model", threads=1)
     kept = json.loads((results / "name.json").read_text())
     assert (kept["rows"], kept["threads"], kept["command"]) == (ROWS, 1, "make it")
+    assert kept["cores_taken_by_others"] == 0.2
     assert (results / "name.md").read_text() in capsys.readouterr().out
 
 
 def test_results_of_a_busy_machine_go_elsewhere(results, monkeypatch, capsys):
     busy(monkeypatch, 0.3)
-    tables.keep("name", "make it", ROWS)
+    tables.keep("name", "make it", ROWS, threads=2)
     assert not results.exists()
     assert "not kept, since other processes took 0.30 cores" in capsys.readouterr().out
     assert list(results.parent.glob("benchmarks-*/name.json"))
+
+
+@pytest.mark.parametrize("threads", [1, None])
+def test_others_may_have_the_cores_that_are_not_timed(results, monkeypatch, threads):
+    busy(monkeypatch, 1.2 if threads else 2)
+    tables.keep("name", "make it", ROWS, threads=threads)
+    assert (results / "name.json").exists()
 
 
 def test_own_time_does_not_count_as_that_of_others(monkeypatch):
