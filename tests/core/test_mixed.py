@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pipeline.core.blockscale import BLOCK
 from pipeline.core.codec import fit_codec
-from pipeline.core.mixed import AVERAGE_BITS, ENCODED_ROWS, NOISE, ROWS, block_bits, packed, unpacked
+from pipeline.core.mixed import AVERAGE_BITS, NOISE, ROWS, ROWS_AT_ONCE, block_bits, packed, unpacked
 
 
 def falling(dimension: int, power: float) -> np.ndarray:
@@ -72,7 +72,7 @@ def test_a_quarter_of_the_bytes_of_float_keeps_far_more_than_the_same_bytes_of_f
 @pytest.mark.parametrize("encoding", ["mixed", "int8", "bf16", "float32"])
 def test_norms_are_those_of_what_is_decoded_in_either_order_of_memory(rng, encoding):
     """Over norms that float32 could not square, and more rows than are encoded at a time."""
-    rows = rng.normal(size=(ENCODED_ROWS + 3, 100)) * falling(100, 0.7) * 10.0 ** rng.uniform(-30, 15, (259, 1))
+    rows = rng.normal(size=(ROWS_AT_ONCE + 3, 100)) * falling(100, 0.7) * 10.0 ** rng.uniform(-30, 15, (259, 1))
     codec = fit_codec(encoding, rows)
     stored, norms = codec.encode_with_norms(rows)
     decoded = codec.decode(stored).astype(np.float64)
