@@ -6,12 +6,13 @@ what the system says: the same model and rows give the same plan everywhere, but
 return.
 
 What a process takes from the system is more than it holds, and is what a budget is about. So bytes are counted as
-resident ones, by three figures measured on glibc (`python -m benchmarks memory` tells how well they do):
+resident ones, by four figures measured on glibc (`python -m benchmarks memory` tells how well they do):
 
 * `HEAP`: blocks up to 32 MiB, once one of their size was freed, come from the heap, which is larger than what is in it,
   by holes as it seems: with every block mapped on its own (MALLOC_MMAP_THRESHOLD_) captures of a CNN and a transformer
   stayed within 3 % of the count, and small ones of an MLP within 13 %, but took up to 45 % more time;
 * `MAPPED`: larger blocks are mapped and given back; the heap between them remains;
+* `FRESH`: while a job is set up, little has been freed yet, and blocks of all sizes are mapped;
 * `WORKSPACES`: what kernels allocate inside and no dispatch sees, as a multiple of their largest tensor: oneDNN's
   copies of images in its own layout, LAPACK's work arrays. The largest is added to the peak, whenever that is.
 
@@ -34,8 +35,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-HEAP = 1.5
-MAPPED = 1.25
+HEAP = 1.35
+MAPPED = 1.2
+FRESH = 1.25
 MAPPED_FROM = 2**25  # bytes; glibc's largest dynamic threshold on machines of 64 bits
 SLACK = 2**23
 """Bytes of a plan for what is counted nowhere: buffers of a store's writer, stacks, code that is loaded when used."""
@@ -131,7 +133,7 @@ class Watch(TorchDispatchMode):
             arrays = max(0, tracemalloc.get_traced_memory()[1] - self._before)
             tracemalloc.reset_peak()
             self._peak = max(self._peak, self.level + HEAP * arrays)
-            self._mapped_peak = max(self._mapped_peak, MAPPED * (self._held + arrays))
+            self._mapped_peak = max(self._mapped_peak, FRESH * (self._held + arrays))
 
     def _count(self, tensor: Tensor, size: int | None = None) -> None:
         try:

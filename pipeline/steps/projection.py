@@ -15,7 +15,7 @@ from torch import nn
 from pipeline.core.capture.cover import Coverage
 from pipeline.core.codec import fit_codec
 from pipeline.core.device import chosen as chosen_device
-from pipeline.core.memory import MAPPED, Growing, Watch
+from pipeline.core.memory import FRESH, Growing, Watch
 from pipeline.core.memory import Plan as MemoryPlan
 from pipeline.core.projection import FITTED, Fitter, Projection, Settings, Shapes, fitter, turned
 from pipeline.shards import sample
@@ -92,7 +92,7 @@ def _planned(
     with Watch() as watch:
         capturer = set_up(task, job.layout, job.config, checkpoint, fit)
         stored = sum(values.nbytes for values in capturer.projection.state().values())
-        setup = max(peaks) + int(2 * MAPPED * stored)  # later jobs read the state, and then put it where it belongs
+        setup = max(peaks) + int(2 * FRESH * stored)  # later jobs read the state, and then put it where it belongs
         return capturer, memory.measured(job, capturer, watch, setup, rows["train"], others)
 
 
