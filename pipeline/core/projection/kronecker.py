@@ -17,7 +17,7 @@ less the terms of single rows and columns; a side that is left as it is counts a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import numpy as np
@@ -29,6 +29,8 @@ from pipeline.core.projection.base import Norms, PartSketch, Projection, Shapes,
 from pipeline.core.projection.norms import gram_is_exact_and_cheap, kronecker_variance
 from pipeline.core.projection.streams import signs, stream
 from pipeline.errors import ConfigError
+
+Place = tuple[torch.dtype, torch.device]
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,12 @@ class Block:
         sides = zip(self.reduced, (self.rows, self.columns), strict=True)
         return kronecker_variance(*[0 if factor is None else small for small, factor in sides])
 
+    def to(self, place: Place) -> Block:
+        """The same with factors of a dtype, on a device."""
+        dtype, device = place
+        rows, columns = (None if side is None else side.to(device, dtype) for side in (self.rows, self.columns))
+        return replace(self, rows=rows, columns=columns)
+
 
 class Kronecker(Projection):
     """Random factors a parameter; see the module."""
@@ -66,6 +74,7 @@ class Kronecker(Projection):
         super().__init__(shapes, codes_of_rank(shapes, rank))
         self.rank = rank
         self.blocks: dict[str, Block] = {}
+        self._placed: dict[Place, dict[str, Block]] = {}
         offset = 0
         for name, shape in shapes.items():
             full = as_matrix(shape)
@@ -91,7 +100,13 @@ class Kronecker(Projection):
         norms: Norms = "exact",
     ) -> Sketch:
         """An empty sketch; see the base."""
-        return _KroneckerSketch(self, rows, dtype, device, norms)
+        return _KroneckerSketch(self, rows, (dtype, torch.device(device)), norms)
+
+    def at(self, place: Place) -> dict[str, Block]:
+        """The blocks with factors of a dtype, on a device."""
+        if place not in self._placed:
+            self._placed[place] = {name: block.to(place) for name, block in self.blocks.items()}
+        return self._placed[place]
 
 
 def as_matrix(shape: tuple[int, ...]) -> tuple[int, int]:
@@ -141,41 +156,53 @@ def _factor(seed: int, side: str, name: str, small: int, full: int) -> Tensor | 
 
 
 class _KroneckerSketch(PartSketch):
-    def __init__(
-        self, projection: Kronecker, rows: int, dtype: torch.dtype, device: torch.device | str, norms: Norms
-    ) -> None:
-        super().__init__(projection.shapes, rows, device)
-        self._parts, self._exact = projection.blocks, norms == "exact"
-        self._values = torch.zeros(rows, projection.dimension, dtype=dtype, device=device)
+    def __init__(self, projection: Kronecker, rows: int, place: Place, norms: Norms) -> None:
+        super().__init__(projection.shapes, rows, place[1])
+        self._parts, self._exact = projection.at(place), norms == "exact"
+        # A coordinate a line, as codes are encoded. All are written before they are read: all parameters must arrive.
+        self._values = torch.empty(projection.dimension, rows, dtype=place[0], device=place[1])
 
     def _add(self, name: str, gradient: Tensor) -> None:
-        part = self._parts[name]
-        matrix = _times(gradient.reshape(-1, *part.shape), part.columns)  # [B, O, r_i]
-        self._store(part, _times(matrix.mT, part.rows).mT)
+        part, gradient = self._parts[name], gradient.to(self._values.dtype)
+        if part.shape[0] == 1:
+            self._place(part).copy_(gradient.T if part.columns is None else part.columns @ gradient.T)
+        else:
+            matrix = gradient.reshape(len(gradient), *part.shape)
+            matrix = matrix if part.columns is None else matrix @ part.columns.T  # [B, O, r_i]
+            self._store(part, matrix if part.rows is None else part.rows @ matrix)
 
     def _add_outer(self, name: str, output: Factor, input: Factor) -> None:
-        part = self._parts[name]
-        codes = torch.bmm(_rotated(output, part.rows, self._values).mT, _rotated(input, part.columns, self._values))
-        self._store(part, codes)
+        part, dtype = self._parts[name], self._values.dtype
+        left, right = _rotated(output, part.rows, dtype), _rotated(input, part.columns, dtype)
         if self._exact or gram_is_exact_and_cheap(output.shape[1]):
             self._squares += exact_squares(output, input)
+            self._store_products(part, left, right)
         else:  # the squared norm of the code is itself an unbiased estimate
+            codes = torch.bmm(left.mT, right)
             square = squares(codes.flatten(1))
             self._squares += square
             self._variances += part.variance * square.square()
+            self._store(part, codes)
+
+    def _store_products(self, part: Block, left: Tensor, right: Tensor) -> None:
+        """Sums over positions of [B, T, r_o] and [B, T, r_i]; of one position, product by product in place."""
+        if left.shape[1] > 1:
+            self._store(part, torch.bmm(left.mT, right))
+        else:
+            place = self._place(part).unflatten(0, part.reduced)
+            torch.mul(left[:, 0].T.unsqueeze(1), right[:, 0].T.unsqueeze(0), out=place)
 
     def _store(self, part: Block, codes: Tensor) -> None:
-        self._values[:, part.offset : part.offset + prod(part.reduced)] = codes.flatten(1)
+        self._place(part).copy_(codes.flatten(1).T)
+
+    def _place(self, part: Block) -> Tensor:
+        """Where the codes of a parameter go, [r_o r_i, B]."""
+        return self._values[part.offset : part.offset + prod(part.reduced)]
 
     def _codes(self) -> Tensor:
-        return self._values
+        return self._values.T
 
 
-def _rotated(factor: Factor, matrix: Tensor | None, like: Tensor) -> Tensor:
+def _rotated(factor: Factor, matrix: Tensor | None, dtype: torch.dtype) -> Tensor:
     """[B, T, full] to [B, T, small]."""
-    return factor.values().to(like) if matrix is None else factor.rotated(matrix.to(like).T)
-
-
-def _times(values: Tensor, factor: Tensor | None) -> Tensor:
-    """[B, n, full] to [B, n, small]."""
-    return values if factor is None else values @ factor.to(values).T
+    return factor.values().to(dtype) if matrix is None else factor.rotated(matrix.T)

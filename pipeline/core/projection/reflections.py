@@ -87,6 +87,7 @@ class _TurnedSketch(Sketch):
 
     def __init__(self, inner: Sketch, left: Tensor, right: Tensor) -> None:
         self._inner, self._left, self._right = inner, left, right
+        self._codes: Tensor | None = None
 
     def dense(self, name: str, gradient: Tensor) -> None:
         """See the base."""
@@ -98,8 +99,10 @@ class _TurnedSketch(Sketch):
 
     def codes(self) -> Tensor:
         """See the base; contiguous when transposed, which is how they are encoded."""
-        columns = self._inner.codes().T
-        return torch.addmm(columns, self._right.T, self._left.T @ columns, alpha=-1).T
+        if self._codes is None:
+            columns = self._inner.codes().T
+            self._codes = columns.addmm_(self._right.T, self._left.T @ columns, alpha=-1).T
+        return self._codes
 
     def squared_norms(self) -> Tensor:
         """See the base."""
