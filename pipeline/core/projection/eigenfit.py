@@ -2,7 +2,9 @@
 
 1. Second moments of both sides of every parameter (`moments`); their eigenbases, at most r directions a side.
 2. Energies E[(Q_o^T G Q_i)^2] of all rotated coordinates; the K1 largest over all parameters are selected, equal ones
-   in the order of the parameters. For T = 1 they are E[(Q_o^T o)^2 (Q_i^T i)^2], one matrix product a batch.
+   in the order of the parameters. For T = 1 they are E[(Q_o^T o)^2 (Q_i^T i)^2], one matrix product a batch. A
+   direction that serves few coordinates for what it costs to rotate into, at many positions, is given up, and what it
+   had goes to the next largest coordinates of the others (`dear`).
 3. Only where K < K1: the selected coordinates of all rows, from which `grouping` makes the second step.
 
 The sample may be of train rows and validation rows alike: what both have in common is what scores are made of. Rows of
@@ -11,7 +13,7 @@ a parameter that are not finite count as zero. Letters as in `eigenbasis`; n row
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 
@@ -35,7 +37,7 @@ MOST_SELECTED = 8192
 SHARE = 0.1
 """Of one of the three matrix products of a forward and backward pass: the second step then costs 3 % of them."""
 LEAST_PRODUCTS = 2**16
-"""Multiplications a row that the second step may cost with any model: about .3 ms for 128 rows on one core."""
+"""Multiplications a row that either step may cost with any model: about .3 ms for 128 rows on one core."""
 MOST_GROUPS = 32
 NONE = torch.zeros(0, dtype=torch.int64)
 
@@ -69,7 +71,9 @@ class EigenbasisFitter(StagedFitter):
         if isinstance(stage, Moments):
             self._selected, groups = second_step(self._dimension, self._selected, stage.products())
             self._groups = self._groups or groups
-            return _Energies({name: Part(*bases, NONE, NONE) for name, bases in stage.bases().items()})
+            return _Energies(
+                {name: Part(*bases, NONE, NONE) for name, bases in stage.bases().items()}, stage.products()
+            )
         if isinstance(stage, _Energies):
             selection = Eigenbasis(self._shapes, stage.best(max(self._selected or 0, self._dimension)))
             return _Rows(selection) if selection.dimension > self._dimension else selection
@@ -80,8 +84,9 @@ class EigenbasisFitter(StagedFitter):
 class _Energies(Stage):
     """The second pass: energies of all rotated coordinates; a sink itself."""
 
-    def __init__(self, bases: dict[str, Part]) -> None:
-        self._bases = bases
+    def __init__(self, bases: dict[str, Part], products: float) -> None:
+        self._bases, self._products = bases, products
+        self._positions: dict[str, int] = {}  # where there are several
         self._sums = {
             name: torch.zeros(part.output.shape[1], part.input.shape[1], dtype=torch.float64)
             for name, part in bases.items()
@@ -96,6 +101,8 @@ class _Energies(Stage):
 
     def outer(self, name: str, output: Factor, input: Factor) -> None:
         # In the precision of capture: what is wanted is which coordinates are large.
+        if output.shape[1] > 1:
+            self._positions[name] = max(self._positions.get(name, 0), output.shape[1])
         part = self._bases[name].to((input.dtype, input.device))
         left, right = output.rotated(part.output), input.rotated(part.input)
         if output.shape[1] == 1:
@@ -105,16 +112,22 @@ class _Energies(Stage):
             self._sums[name] += _exact(torch.bmm(left.mT, right)).square().sum(0)
 
     def best(self, count: int) -> dict[str, Part]:
-        """The `count` coordinates of largest energy over all parameters; a parameter may get none."""
-        flat = torch.cat([energy.flatten() for energy in self._sums.values()])
-        places = flat.argsort(descending=True, stable=True)[:count].sort().values
-        parts, start = {}, 0
-        for name, energy in self._sums.items():
-            own = places[(places >= start) & (places < start + energy.numel())] - start
-            width = energy.shape[1]
-            parts[name] = replace(self._bases[name], a=own // width, b=own % width)
-            start += energy.numel()
-        return parts
+        """The `count` coordinates of largest energy over all parameters; a parameter may get none.
+
+        Beyond 3 T O I / K1 of all layers, a direction costs each coordinate that it serves more than its share of what
+        a forward and backward pass costs.
+        """
+        allowed = max(3 * self._products, LEAST_PRODUCTS) / count
+        first, left = largest(self._sums, count), {name: energy.clone() for name, energy in self._sums.items()}
+        for name, positions in self._positions.items():
+            # What a direction costs a row: one product at each position with every number of a side.
+            costs = [positions * len(side) for side in (self._bases[name].output, self._bases[name].input)]
+            rows, columns = dear(first[name], costs, left[name].shape, allowed)
+            left[name][rows, :], left[name][:, columns] = -1, -1
+        chosen = largest(left, count)
+        if sum(len(a) for a, _ in chosen.values()) < sum(len(a) for a, _ in first.values()):
+            chosen = first
+        return {name: replace(self._bases[name], a=a, b=b) for name, (a, b) in chosen.items()}
 
 
 class _Rows(Stage):
@@ -133,6 +146,31 @@ class _Rows(Stage):
     def all(self) -> Tensor:
         """All rows, [n, K1] float64."""
         return torch.cat([torch.zeros(0, self.selection.dimension, dtype=torch.float64), *self._rows])
+
+
+def largest(energies: Mapping[str, Tensor], count: int) -> dict[str, tuple[Tensor, Tensor]]:
+    """Places (a, b) of the `count` largest of all matrices' entries; negative ones are none."""
+    flat = torch.cat([energy.flatten() for energy in energies.values()])
+    places = flat.argsort(descending=True, stable=True)[: min(count, int((flat >= 0).sum()))].sort().values
+    found, start = {}, 0
+    for name, energy in energies.items():
+        own = places[(places >= start) & (places < start + energy.numel())] - start
+        found[name] = own // energy.shape[1], own % energy.shape[1]
+        start += energy.numel()
+    return found
+
+
+def dear(places: tuple[Tensor, Tensor], costs: Sequence[float], sizes: Sequence[int], allowed: float) -> list[Tensor]:
+    """Directions of both sides that cost more than is allowed for all coordinates that they serve, which may be none.
+
+    Args:
+        places: a and b of the coordinates, [k] each.
+        costs: multiplications a row of a direction of either side.
+        sizes: r_o and r_i.
+        allowed: multiplications a row and coordinate.
+    """
+    sides = zip(places, costs, sizes, strict=True)
+    return [torch.nonzero(cost > allowed * torch.bincount(own, minlength=size)).flatten() for own, cost, size in sides]
 
 
 def second_step(dimension: int, selected: int | None, products: float) -> tuple[int, int]:

@@ -15,7 +15,7 @@ from pipeline.core import factors
 from pipeline.core.factors import Vectors
 from pipeline.core.projection import Projection, Settings, eigenfit, fitter, make, moments, sides
 from pipeline.core.projection.eigenbasis import Eigenbasis
-from pipeline.core.projection.eigenfit import second_step
+from pipeline.core.projection.eigenfit import dear, largest, second_step
 from pipeline.core.projection.kronecker import as_matrix
 from pipeline.core.projection.sides import ExactSide, SketchedSide
 from pipeline.core.projection.streams import stream
@@ -308,6 +308,39 @@ def test_the_size_of_bases_depends_on_positions_where_none_is_given(monkeypatch:
     assert ranks == {**expected, "words.weight": [4, 4]}
     whole = fitted(sample(30), SIZE, Settings(basis=3)).state()["ranks"].tolist()
     assert max(map(max, whole)) == 3 and whole[2] == [3, 3]
+
+
+def test_a_direction_is_dear_where_each_of_its_coordinates_costs_more_than_is_allowed() -> None:
+    places = torch.tensor([0, 0, 0, 2, 4]), torch.tensor([0, 1, 2, 0, 0])
+    assert [own.tolist() for own in dear(places, (10, 30), (5, 3), allowed=10)] == [[1, 3], [1, 2]]
+    assert [own.tolist() for own in dear(places, (30, 30.1), (5, 3), allowed=10)] == [[1, 2, 3, 4], [0, 1, 2]]
+
+
+def test_what_was_given_up_is_no_place_of_the_largest() -> None:
+    energies = {"a": torch.tensor([[5.0, -1.0], [3.0, 0.0]]), "b": torch.tensor([[4.0, -1.0]])}
+    found = {name: [side.tolist() for side in places] for name, places in largest(energies, 3).items()}
+    assert found == {"a": [[0, 1], [0, 0]], "b": [[0], [0]]}
+    assert sum(len(a) for a, _ in largest(energies, 9).values()) == 4
+
+
+@pytest.mark.parametrize(("count", "ranks"), [(25, [8, 3]), (26, [8, 4]), (41, [8, 5])])
+def test_coordinates_of_a_dear_direction_go_to_others(
+    count: int, ranks: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three inputs serve 8 coordinates each; a fourth costs 400 products, and 9,600 / count are allowed for each."""
+    monkeypatch.setattr(eigenfit, "LEAST_PRODUCTS", 0)
+    generator = torch.Generator().manual_seed(0)
+    scales = torch.tensor([1, 0.9, 0.8, 0.03, 0.02, 0.01, 0.01, 0.01], dtype=torch.float64)
+    output, input = (torch.randn(40, 50, 8, generator=generator, dtype=torch.float64) for _ in range(2))
+    work = fitter("eigenbasis", {"weight": (8, 8), "bias": (8,)}, count, 0, Settings(selected=count))
+    while not work.done:
+        with work.batch(40) as sink:
+            sink.outer("weight", Vectors(output), Vectors(input * scales))
+            sink.dense("bias", torch.full((40, 8), 1e-9, dtype=torch.float64))
+        work.end_pass()
+    projection = work.projection()
+    assert projection.dimension == count  # of 41, 32 + 8 are left: nothing is given up
+    assert projection.state()["ranks"][0].tolist() == ranks
 
 
 def test_a_seeded_projection_needs_no_pass() -> None:
