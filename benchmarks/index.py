@@ -36,7 +36,7 @@ from pipeline.storage.reduction import Workers
 
 SHARD_ROWS = 50_000
 QUERIES, BEST = 64, 10
-THREADS = 2
+THREADS = 1
 WORKERS = Workers(THREADS, 2 * 10**9)
 OVERSAMPLE, PROBES, BREADTH = 16, (16, 64, 256), (128, 512)
 KINDS = {
