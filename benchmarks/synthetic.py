@@ -65,7 +65,13 @@ def draw(rng: np.random.Generator, count: int, dimension: int = DIMENSION) -> Ar
 
 
 def write_run(
-    directory: Path, train: int, shard_rows: int, others: int, distinct: int | None = None, dimension: int = DIMENSION
+    directory: Path,
+    train: int,
+    shard_rows: int,
+    others: int,
+    distinct: int | None = None,
+    dimension: int = DIMENSION,
+    encoding: str = "int8",
 ) -> Layout:
     """A run with made codes at `trained`: plan, content hashes, codec, and gradients of three splits.
 
@@ -76,12 +82,13 @@ def write_run(
         others: rows of the validation and of the query split.
         distinct: draw only so many directions, and give them other norms when they come again.
         dimension: K, at most 1024.
+        encoding: of the codes.
     """
     layout, rng = Layout(directory), np.random.default_rng(1)
     counts = {"train": train, "validation": others, "query": others}
     plan = _write_plan(layout, counts, shard_rows, rng)
-    codec = fit_codec("int8", draw(rng, 4096, dimension))
-    with create(layout.projection("trained"), "projection", {"gradients": {"codec": "int8"}}, {}) as path:
+    codec = fit_codec(encoding, draw(rng, 4096, dimension))
+    with create(layout.projection("trained"), "projection", {"gradients": {"codec": encoding}}, {}) as path:
         write_arrays(path, {"column_scale": codec.column_scale})
     pool = draw(rng, distinct, dimension) if distinct else None
     for split, part in plan.splits.items():

@@ -110,6 +110,27 @@ class Codec:
         rows[..., whole:] *= steps[..., whole // BLOCK :]
         return rows
 
+    @property
+    def folds(self) -> bool:
+        """Whether products with rows can be taken before any scale; see `units`."""
+        return self.encoding in SCALED
+
+    def units(self, codes: Array, out: Array) -> None:
+        """Codes [n, ...] as numbers without scales into [n, b, 32] float32, exactly; only where `folds`.
+
+        A row's product with a vector is the sum over its blocks of row_scale x 2^(-e/8) times the product of these
+        numbers with the same block of `folded(vector)`.
+        """
+        if self.encoding == "mixed":
+            self._mixed.units(codes, out)
+        else:
+            np.copyto(out.reshape(len(out), -1)[:, : self.dimension], codes)
+
+    def folded(self, vectors: Array) -> Array:
+        """Vectors [q, K] with the column scales, in the order of the coordinates of `units`."""
+        products: Array = self._mixed.folded(vectors) if self.encoding == "mixed" else vectors * self.column_scale
+        return products
+
     def round_trip(self, rows: Array) -> Array:
         """What a reader of the store sees of these rows, [..., K] float32."""
         return self.decode(self.encode(rows))

@@ -149,13 +149,22 @@ class Mixed:
             self._decoded(codes[own], row_scale[own], e[own], rows[own])
         return rows
 
+    def units(self, codes: Array, out: Array) -> None:
+        """(2 c + 1 - 2^b) / 2^b of codes [n, bytes] into [n, blocks, 32] float32, exactly, by falling scale."""
+        for bits, blocks, place in self._regions:
+            part = unpacked(codes[:, place], bits).reshape(len(codes), blocks.stop - blocks.start, BLOCK)
+            np.multiply(part, np.float32(2.0 ** (1 - bits)), out=out[:, blocks])
+            out[:, blocks] += np.float32(2.0**-bits - 1)
+
+    def folded(self, vectors: Array) -> Array:
+        """Vectors [q, K] times the column scales, in descending order of scale."""
+        products: Array = vectors[:, self._order] * self.column_scale[self._order]
+        return products
+
     def _decoded(self, codes: Array, row_scale: Array, e: Array, out: Array) -> None:
         """The same into [n, K], at once."""
         values = np.empty((len(codes), e.shape[1], BLOCK), np.float32)
-        for bits, blocks, place in self._regions:
-            part = unpacked(codes[:, place], bits).reshape(len(codes), blocks.stop - blocks.start, BLOCK)
-            np.multiply(part, np.float32(2.0 ** (1 - bits)), out=values[:, blocks])
-            values[:, blocks] += np.float32(2.0**-bits - 1)
+        self.units(codes, values)
         values *= (row_scale[:, None] * BLOCK_STEPS[e])[:, :, None]
         flat = values.reshape(len(codes), e.shape[1] * BLOCK)
         np.take(flat, self._places, axis=1, out=out, mode="clip")  # "raise" would take into a copy first

@@ -37,25 +37,27 @@ def margin(dimension: int) -> float:
 def products(codec: Codec, stored: Encoded, queries: Array) -> Array:
     """u^T x of stored rows and queries [q, K], [q, n] float32; see `margin`.
 
-    Sums go over blocks of 32 coordinates and then over the blocks, which rounds little. Int8 codes are multiplied as
-    they are: column scales are folded into the queries, block and row scales into the sum over blocks. Rows of other
-    encodings are decoded, a few at a time.
+    Sums go over blocks of 32 coordinates and then over the blocks, which rounds little. Int8 and mixed codes are
+    multiplied as they are: column scales are folded into the queries, block and row scales into the sum over blocks.
+    Rows of other encodings are decoded, a few at a time.
     """
     total = len(stored.codes)
     out = np.empty((total, len(queries)), np.float32)
-    folds = codec.encoding == "int8"
-    weights = _blocks_of(queries * codec.column_scale if folds else queries)
-    buffer = np.zeros((PIECE_ROWS, len(weights) * BLOCK), np.float32)
+    weights = _blocks_of(codec.folded(queries) if codec.folds else queries)
+    buffer = np.zeros((PIECE_ROWS, len(weights), BLOCK), np.float32)
     for start in range(0, total, PIECE_ROWS):
         piece = Encoded(*(part[start : start + PIECE_ROWS] for part in stored))
-        rows, dimension = len(piece.codes), codec.dimension
-        np.copyto(buffer[:rows, :dimension], piece.codes if folds else codec.decode(piece), casting="unsafe")
-        sums = np.matmul(buffer[:rows].reshape(rows, len(weights), BLOCK).transpose(1, 0, 2), weights)  # [b, n, q]
-        if folds:
-            steps = BLOCK_STEPS[piece.block_scale] * piece.row_scale[:, None]  # [n, b]
-            out[start : start + rows] = np.einsum("bnq,nb->nq", sums, steps)
+        rows = buffer[: len(piece.codes)]
+        if codec.folds:
+            codec.units(piece.codes, rows)
         else:
-            out[start : start + rows] = sums.sum(0)
+            rows.reshape(len(rows), -1)[:, : codec.dimension] = codec.decode(piece)
+        sums = np.matmul(rows.transpose(1, 0, 2), weights)  # [b, n, q]
+        if codec.folds:
+            steps = BLOCK_STEPS[piece.block_scale] * piece.row_scale[:, None]  # [n, b]
+            out[start : start + len(rows)] = np.einsum("bnq,nb->nq", sums, steps)
+        else:
+            out[start : start + len(rows)] = sums.sum(0)
     return np.ascontiguousarray(out.T)
 
 
