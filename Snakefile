@@ -19,6 +19,7 @@ if os.path.exists("config.yaml"):
 include: "stages/common.smk"
 include: "stages/train.smk"
 include: "stages/flatten.smk"
+include: "stages/further.smk"
 include: "stages/projection.smk"
 include: "stages/gradients.smk"
 include: "stages/candidates.smk"

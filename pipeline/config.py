@@ -12,28 +12,22 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from pipeline.errors import ConfigError, LowlandError
-from pipeline.schema import (
-    CHECKPOINTS,
-    SCORES,
-    SPLITS,
-    Config,
-    FlattenSection,
-    Section,
-    TaskSection,
-    nearest,
-    parse_score,
-)
+from pipeline.fields import Section, nearest
+from pipeline.methods import CHECKPOINTS, CURVATURE_SPLIT, SCORES, is_checkpoint, parse_score
+from pipeline.schema import SPLITS, Config, FlattenSection, TaskSection
 
 __all__ = [
     "CHECKPOINTS", "CURVATURE_SPLIT", "SCORES", "SPLITS", "STAGES", "Config", "FlattenSection", "Section",
-    "TaskSection", "absolute", "anchor", "defaults", "keys_of", "load", "merge", "nearest", "parse_score", "partial",
-    "read_yaml", "sections", "validate", "workflow_root",
+    "TaskSection", "absolute", "anchor", "defaults", "is_checkpoint", "keys_of", "load", "merge", "nearest",
+    "parse_score", "partial", "read_yaml", "sections", "validate", "workflow_root",
 ]  # fmt: skip
 
 STAGES = {
     "prepare": ("task", "plan"),
     "train": ("seed", "task", "compute"),
     "flatten": ("seed", "task", "flatten", "sharpness", "compute"),
+    "trajectory": ("seed", "task", "checkpoints", "compute"),
+    "member": ("seed", "task", "compute"),
     "projection": ("seed", "task", "projection", "gradients", "compute"),
     "gradients": ("task", "gradients", "compute"),
     "suspects": ("candidates", "compute"),
@@ -41,9 +35,9 @@ STAGES = {
     "curvature": ("curvature", "compute"),
     "vectors": ("compute",),
     "index": ("seed", "index", "compute"),
-    "scores": ("compute",),
+    "scores": ("checkpoints", "scores", "compute"),
     "query": ("query", "index", "compute"),
-    "evaluate": ("seed", "task", "evaluate", "compute"),
+    "evaluate": ("seed", "task", "checkpoints", "scores", "evaluate", "compute"),
     "report": ("task", "report", "query"),
 }
 """The sections that each stage reads, in the order of the flow: what its results depend on, and nothing else."""
@@ -53,9 +47,6 @@ UNUSED: dict[str, dict[str, tuple[str, ...]]] = {
     "suspects": {"candidates": ("rows", "max_classes", "sampled_labels")},
 }
 """Stage and section to the keys of it that this stage does not read: changing one is no reason to run it again."""
-
-CURVATURE_SPLIT = {"trained": "train", "flat": "validation"}
-"""The rows behind the curvature at each checkpoint: train for classical influence, validation for FVM."""
 
 
 def workflow_root() -> Path:

@@ -18,13 +18,17 @@ PROCESSES_MB = 1000
 """Interpreter and libraries (480 MB at most in a demonstration's jobs), and Snakemake."""
 ROWS_MB = 1000
 """A task's rows and its model, where the stage runs the task."""
-TASK_STAGES = ("train", "flatten", "projection", "gradients", "candidates", "evaluate", "report")
+TASK_STAGES = (
+    "train", "flatten", "trajectory", "member", "projection", "gradients", "candidates", "evaluate", "report",
+)  # fmt: skip
 QUANTISED_ROWS = 65_536
 """Rows that train an index's quantisers at most."""
 
 LIMIT_MIN = {
     "train": 240,
     "flatten": 120,
+    "trajectory": 240,
+    "member": 240,
     "projection": 60,
     "gradients": 30,
     "candidates": 60,
@@ -49,7 +53,7 @@ def whole_bytes(stage: str, config: Config, plan: Plan) -> int:
         "curvature": 6 * matrix,
         "vectors": 4 * matrix + 4 * code * (validation + query),
         "index": code * (train + 2 * min(train, QUANTISED_ROWS)) * 5 // 4,
-        "scores": 4 * matrix + 2 * code * validation + 400 * train,
+        "scores": 4 * matrix * max(1, len(config.scores.estimators)) + 400 * train,
         "query": code * train * 5 // 4 + 64 * train,
         "evaluate": 400 * train,
         "report": 400 * train,

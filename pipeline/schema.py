@@ -6,88 +6,16 @@ drift apart.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    ValidatorFunctionWrapHandler,
-    WrapValidator,
-    field_validator,
-)
-from pydantic_core import PydanticCustomError
+from pydantic import Field, field_validator, model_validator
 
 from pipeline.errors import ConfigError
+from pipeline.fields import Count, NotNegative, Positive, Section, Selection, Share, Strength, nearest
+from pipeline.methods import METHODS, SCORED, parse_score
 
-CHECKPOINTS = ("trained", "flat")
 SPLITS = ("train", "validation", "query")
-
-SCORES = {"influence": ("trained", "flat"), "fvm": ("flat",), "cosine": ("trained", "flat")}
-"""Pairwise scores and the checkpoints that answer them, the usual one first."""
-
-
-def parse_score(text: str) -> tuple[str, str]:
-    """A score such as "influence@trained" as (score, checkpoint); without "@" the score's usual checkpoint.
-
-    Raises:
-        ConfigError: no such score, or not at that checkpoint.
-    """
-    name, _, checkpoint = text.partition("@")
-    if name not in SCORES:
-        raise ConfigError(f"expected a score out of {', '.join(SCORES)}, got {name!r}{nearest(name, SCORES)}")
-    checkpoint = checkpoint or SCORES[name][0]
-    if checkpoint not in SCORES[name]:
-        known = " or ".join(SCORES[name])
-        raise ConfigError(f"expected {name} at {known}, got {checkpoint!r}; write {name}@{SCORES[name][0]}")
-    return name, checkpoint
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """The hint " (did you mean 'x'?)", or nothing where no known word is near."""
-    match = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f" (did you mean {match[0]!r}?)" if match else ""
-
-
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Share = Annotated[float, Field(gt=0, lt=1)]
-
-
-def _in_one_sentence(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
-    """One message for both alternatives of a union; pydantic has one for each."""
-    try:
-        return check(value)
-    except ValidationError as error:
-        raise PydanticCustomError("auto_or_number", 'Input should be "auto" or a number >= 0') from error
-
-
-Strength = Annotated[Literal["auto"] | NotNegative, WrapValidator(_in_one_sentence)]
-
-
-def _selection_in_one_sentence(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
-    """The same for a count."""
-    try:
-        return check(value)
-    except ValidationError as error:
-        raise PydanticCustomError("auto_or_count", 'Input should be "auto" or a whole number >= 1') from error
-
-
-Selection = Annotated[Literal["auto"] | Count, WrapValidator(_selection_in_one_sentence)]
-
-
-class Section(BaseModel):
-    """A part of the configuration: typed, frozen, closed to unknown keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
-
-    def plain(self) -> dict[str, Any]:
-        """As plain values, for JSON; keys as written in YAML."""
-        return self.model_dump(mode="json", by_alias=True)
 
 
 class TaskSection(Section):
@@ -141,6 +69,32 @@ class FlattenSection(Section):
     batch_rows: Count
     noise_parts: Count
     noise_growth: Positive
+
+
+class CheckpointsSection(Section):
+    """Further checkpoints, beside trained and flat."""
+
+    epochs: list[Count]
+    seeds: Annotated[int, Field(ge=0)]
+
+    @field_validator("epochs")
+    @classmethod
+    def ascending(cls, epochs: list[int]) -> list[int]:
+        """Each once, in order."""
+        return sorted(set(epochs))
+
+    def expanded(self, at: Iterable[str]) -> list[str]:
+        """Names of checkpoints, where "epochs" and "seeds" stand for all of that kind; trained where none is."""
+        kinds = {
+            "epochs": [f"epoch-{epoch}" for epoch in self.epochs] or ["trained"],
+            "seeds": ["trained", *(f"seed-{number}" for number in range(1, self.seeds + 1))],
+        }
+        return list(dict.fromkeys(name for each in at for name in kinds.get(each, [each])))
+
+    @property
+    def further(self) -> list[str]:
+        """All that are listed here."""
+        return [name for name in self.expanded(("epochs", "seeds")) if name != "trained"]
 
 
 class SharpnessSection(Section):
@@ -204,6 +158,23 @@ class IndexSection(Section):
     recall_rows: Count
 
 
+class ScoresSection(Section):
+    """What is said of every train row."""
+
+    estimators: list[str]
+
+    @field_validator("estimators")
+    @classmethod
+    def known(cls, names: list[str]) -> list[str]:
+        """Each is one that scores rows."""
+        for name in names:
+            if name not in SCORED:
+                raise ConfigError(
+                    f"expected scores.estimators out of {', '.join(SCORED)}, got {name!r}{nearest(name, SCORED)}"
+                )
+        return names
+
+
 class QuerySection(Section):
     """What is answered ahead for the declared query rows."""
 
@@ -241,12 +212,26 @@ class Config(Section):
     plan: PlanSection
     compute: ComputeSection
     flatten: FlattenSection
+    checkpoints: CheckpointsSection
     sharpness: SharpnessSection
     projection: ProjectionSection
     gradients: GradientsSection
     candidates: CandidatesSection
     curvature: CurvatureSection
     index: IndexSection
+    scores: ScoresSection
     query: QuerySection
     report: ReportSection
     evaluate: EvaluateSection
+
+    @model_validator(mode="after")
+    def defined(self) -> Config:
+        """Estimators are asked for with projections that they are defined for."""
+        for name in (*self.scores.estimators, *(parse_score(text)[0] for text in self.query.scores)):
+            fitting = METHODS[name].projections
+            if fitting and self.projection.method not in fitting:
+                raise ConfigError(
+                    f"expected projection.method {' or '.join(fitting)} for {name}, got {self.projection.method}; set "
+                    f"it, or take {name} out"
+                )
+        return self

@@ -12,6 +12,7 @@ from pathlib import Path
 from pipeline import config as settings
 from pipeline import resources
 from pipeline.errors import InputError
+from pipeline.methods import METHODS, columns_of
 from pipeline.shards import Plan
 from pipeline.storage.layout import METRIC_OF, Layout
 from pipeline.steps.code import code_of
@@ -76,7 +77,8 @@ def minutes(stage):
 
 
 wildcard_constraints:
-    checkpoint="trained|flat",
+    checkpoint=r"trained|flat|epoch-\d+|seed-\d+",
+    number=r"\d+",
     split="train|validation|query",
     shard=r"\d+",
     metric="inner|cosine",
@@ -120,7 +122,10 @@ def everything():
     made = [f"results/{stage}/{checkpoint}.json" for stage in ("checkpoints", "projection") for checkpoint in at]
     made += vectors_asked("validation", at) + vectors_asked("query", at)
     made += [f"results/curvature/{checkpoint}-{split}.json" for checkpoint, split in at.items()]
-    made += [shard for checkpoint in at for split in PLAN.splits for shard in shards_of("gradients", checkpoint, split)]
+    every = (*at, *CONFIG.checkpoints.further)
+    made += [
+        shard for checkpoint in every for split in PLAN.splits for shard in shards_of("gradients", checkpoint, split)
+    ]
     made += shards_of("candidates", "flat", "train") if PLAN.labelled else []
     return [
         *made,
@@ -134,6 +139,17 @@ def everything():
 def checkpoints_asked():
     """Checkpoints that the configured scores want."""
     return sorted({settings.parse_score(score)[1] for score in CONFIG.query.scores})
+
+
+def gradients_scored():
+    """Gradients of train and validation rows at the checkpoints that the columns of the score table want."""
+    wanted = CONFIG.checkpoints.expanded(METHODS[name].at[0] for name in columns_of(CONFIG.scores.estimators))
+    return [
+        shard
+        for checkpoint in wanted
+        for split in ("train", "validation")
+        for shard in shards_of("gradients", checkpoint, split)
+    ]
 
 
 def vectors_asked(split, checkpoints=None):

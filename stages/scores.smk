@@ -1,12 +1,10 @@
 # One row a train sample: how harmful, and what its label should be.
 rule scores:
     input:
-        flat=shards_of("gradients", "flat", "train"),
-        trained=shards_of("gradients", "trained", "train"),
+        gradients=gradients_scored(),
         candidates=relabelling(),
         at_flat="results/curvature/flat-validation.json",
         at_trained="results/curvature/trained-train.json",
-        vectors="results/vectors/trained-validation.json",
     output:
         manifest="results/scores/scores.json",
     log:

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "pipeline"
 
 RANKS = {
-    "errors": 0, "config": 1, "schema": 1, "shards": 1, "provenance": 1, "resources": 1, "core": 2, "tasks": 3, "storage": 3, "steps": 4, "report": 4, "cli": 5,
+    "errors": 0, "config": 1, "fields": 1, "methods": 1, "schema": 1, "shards": 1, "provenance": 1, "resources": 1, "core": 2, "tasks": 3, "storage": 3, "steps": 4, "report": 4, "cli": 5,
     "__main__": 5,
 }  # fmt: skip
 
@@ -30,14 +30,15 @@ OWNERS = {
     "jinja2": ("report/",),
     "matplotlib": ("report/",),
     "click": ("cli/",),
-    "sklearn": ("tasks/", "steps/evaluate.py"),
-    "pydantic": ("schema.py", "config.py"),
-    "pydantic_core": ("schema.py",),
+    "sklearn": ("tasks/", "steps/evaluate.py", "steps/likeness.py"),
+    "cleanlab": ("core/estimators/confident_learning.py",),
+    "pydantic": ("fields.py", "schema.py", "config.py"),
+    "pydantic_core": ("fields.py",),
     "yaml": ("config.py", "cli/"),
 }
 """Where a foreign library may be imported: a file, or a folder."""
 
-OPTIONAL = {"transformers", "peft", "distributed", "snakemake_executor_plugin_slurm"}
+OPTIONAL = {"transformers", "peft", "distributed", "snakemake_executor_plugin_slurm", "cleanlab"}
 """Libraries that are asked for when they are used: by some built-in tasks, by --dask, by a profile."""
 
 WITHOUT_TORCH = ("codec", "curvature", "preconditioner", "influence", "agreement")
@@ -115,16 +116,18 @@ def test_foreign_libraries_are_declared_dependencies():
 
 @pytest.mark.parametrize("module", [module for module in modules() if room(module) == "core"])
 def test_the_core_knows_numpy_torch_and_itself(module):
-    assert foreign(module) <= {"numpy", "torch"}
+    assert foreign(module) <= {"numpy", "torch"} | ({"cleanlab"} if module.endswith("confident_learning.py") else set())
     assert own(module) <= {"core", "errors"}
     source = ast.walk(ast.parse((PACKAGE / module).read_text(encoding="utf-8")))
     calls = {node.func.id for node in source if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
     assert calls.isdisjoint({"print", "open", "input"}) and "pathlib.Path" not in imports(module)
 
 
-@pytest.mark.parametrize("name", WITHOUT_TORCH)
+@pytest.mark.parametrize(
+    "name", [*WITHOUT_TORCH, *(f"estimators/{path.stem}" for path in (PACKAGE / "core/estimators").glob("*.py"))]
+)
 def test_scoring_and_codec_are_numpy_only(name):
-    assert foreign(f"core/{name}.py") <= {"numpy"}
+    assert foreign(f"core/{name}.py") <= {"numpy", "cleanlab"}
 
 
 @pytest.mark.parametrize("module", modules())
@@ -161,7 +164,14 @@ HEAVY = {"numpy", "torch", "zarr", "pyarrow", "faiss", "dask", "sklearn", "matpl
 
 @pytest.mark.parametrize(
     "module",
-    ["pipeline.cli.main", "pipeline.config", "pipeline.shards", "pipeline.steps.code", "pipeline.steps.freshness"],
+    [
+        "pipeline.cli.main",
+        "pipeline.config",
+        "pipeline.methods",
+        "pipeline.shards",
+        "pipeline.steps.code",
+        "pipeline.steps.freshness",
+    ],
 )
 def test_what_runs_at_every_start_or_parse_imports_nothing_heavy(module):
     assert loaded_by(module).isdisjoint(HEAVY)

@@ -23,6 +23,7 @@ from pipeline.tasks.names import task_file
 
 WHERE = {
     "projection": ("checkpoint",),
+    "member": ("checkpoint",),
     "gradients": ("checkpoint", "split", "shard"),
     "candidates": ("checkpoint", "split", "shard"),
     "curvature": ("checkpoint", "split"),
@@ -85,8 +86,10 @@ def stage(
 def _known(checkpoints: str | None) -> str | None:
     """Names of checkpoints, separated by commas, each once."""
     names = checkpoints.split(",") if checkpoints else []
-    if not set(names) <= set(settings.CHECKPOINTS) or len(set(names)) < len(names):
-        raise click.BadParameter(f"expected some of {', '.join(settings.CHECKPOINTS)}, got {checkpoints!r}")
+    if not all(settings.is_checkpoint(name) for name in names) or len(set(names)) < len(names):
+        raise click.BadParameter(
+            f"expected some of {', '.join(settings.CHECKPOINTS)}, epoch-1, seed-1, ..., got {checkpoints!r}"
+        )
     return checkpoints
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import CHECKPOINTS, CURVATURE_SPLIT
+from pipeline.config import CHECKPOINTS, CURVATURE_SPLIT, is_checkpoint
 from pipeline.shards import Plan
 from pipeline.steps.stores import retired_of
 from pipeline.storage.artefact import Manifest
@@ -35,6 +35,9 @@ class Chain:
             yield from self._curvature(checkpoint)
             for metric in sorted(set(METRIC_OF.values())):
                 yield self.layout.index(checkpoint, metric), "gradients", self.gradients(checkpoint, "train")
+        for checkpoint in self._further():
+            yield self.layout.checkpoint(checkpoint), "trained", self.digest(self.layout.checkpoint("trained"))
+            yield from self._captured(checkpoint)
         yield self.layout.suspects, "gradients", self.gradients("flat", "train")
         yield self.layout.suspects, "retired", retired_of(self.plan, "train")
         yield from self._answers()
@@ -50,6 +53,12 @@ class Chain:
     def gradients(self, checkpoint: str, split: str) -> list[str | None]:
         """Of all shards of a split's gradients."""
         return self.digests(self.layout.gradients, checkpoint, split)
+
+    def _further(self) -> list[str]:
+        """Checkpoints beside trained and flat."""
+        folder = self.layout.checkpoint("trained").parent
+        names = [path.stem for path in self.manifests if path.parent == folder and is_checkpoint(path.stem)]
+        return sorted(set(names) - set(CHECKPOINTS))
 
     def _captured(self, checkpoint: str) -> Iterator[Expected]:
         weights = self.digest(self.layout.checkpoint(checkpoint))
@@ -79,7 +88,9 @@ class Chain:
     def _answers(self) -> Iterator[Expected]:
         layout, retired = self.layout, retired_of(self.plan, "train")
         curvatures = [layout.curvature(checkpoint, CURVATURE_SPLIT[checkpoint]) for checkpoint in ("flat", "trained")]
-        yield layout.scores, "gradients", [self.gradients(checkpoint, "train") for checkpoint in ("flat", "trained")]
+        if layout.scores in self.manifests:
+            read = self.manifests[layout.scores].identity["gradients"]
+            yield layout.scores, "gradients", {text: self.gradients(*text.split()) for text in read}
         yield layout.scores, "curvature", [self.digest(path) for path in curvatures]
         yield layout.scores, "rows", self.digest(layout.hashes)
         yield layout.scores, "retired", retired

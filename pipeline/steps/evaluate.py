@@ -14,6 +14,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from pipeline.core.agreement import auc, average_precision
 from pipeline.errors import DataError
+from pipeline.methods import METHODS, columns_of
 from pipeline.steps.job import Job
 from pipeline.steps.tasks import model_at, task_of, use_threads
 from pipeline.storage.artefact import open_artefact
@@ -29,18 +30,6 @@ LABELS = ("suggested", "predicted")
 PREDICTED_ROWS = 256
 """Rows of a batch of predictions."""
 
-METHODS = {
-    "s": ("FVM, set level (S)", "flat", False, 1),
-    "w": ("FVM, W", "flat", False, 1),
-    "loss_flat": ("loss", "flat", True, 1),
-    "norm_flat": ("gradient norm", "flat", True, 1),
-    "loss_trained": ("loss", "trained", True, 1),
-    "self_influence": ("self-influence", "trained", False, 1),
-    "tracin": ("TracIn, last checkpoint", "trained", False, -1),
-    "classical": ("classical influence", "trained", False, -1),
-}
-"""Column of scores.parquet: name, checkpoint, whether it is a simple control, the sign that makes large suspicious."""
-
 
 def run(job: Job) -> None:
     """Write `evaluation/mislabel.parquet` and `evaluation/relabel.parquet`; empty where no or every label is wrong."""
@@ -51,7 +40,10 @@ def run(job: Job) -> None:
         raise DataError(
             "expected a task with true_labels to evaluate against, got one without; give it the property true_labels"
         )
-    scores = read_table(job.layout.scores, ["given", "flag", *METHODS, *(LABELS if plan.labelled else ())])
+    scores = read_table(
+        job.layout.scores,
+        ["given", "flag", *columns_of(job.config.scores.estimators), *(LABELS if plan.labelled else ())],
+    )
     truth, given = np.asarray(task.true_labels), np.asarray(scores["given"])
     judged = (truth >= 0) & (np.asarray(scores["flag"]) == 0)
     wrong = truth != given
@@ -78,12 +70,16 @@ def _write(job: Job, table: str, identity: dict[str, Any], rows: list[dict[str, 
 
 def _mislabel(job: Job, task: Task, scores: dict[str, list[Any]], wrong: Array, judged: Array) -> list[dict[str, Any]]:
     """AUC, average precision and recall at the noise rate of every score, wrong labels being the positives."""
-    methods = [(*METHODS[column], sign_of(column) * np.asarray(scores[column], float)) for column in METHODS]
+    methods = []
+    for column in columns_of(job.config.scores.estimators):
+        method, values = METHODS[column], np.array([np.nan if v is None else v for v in scores[column]], float)
+        checkpoint = "+".join(job.config.checkpoints.expanded(method.at[:1]))
+        methods.append((method.title, checkpoint, method.control, method.suspicious * values))
     neighbours = _neighbours(job, task, np.asarray(scores["given"]), judged)
     if neighbours is not None:
-        methods.append(("kNN on the inputs", "none", True, 1, neighbours))
+        methods.append(("kNN on the inputs", "none", True, neighbours))
     rows = []
-    for name, checkpoint, control, _, values in methods:
+    for name, checkpoint, control, values in methods:
         if np.isfinite(values[judged]).all():
             rows.append(
                 {
@@ -94,11 +90,6 @@ def _mislabel(job: Job, task: Task, scores: dict[str, list[Any]], wrong: Array, 
                 }
             )
     return rows
-
-
-def sign_of(column: str) -> int:
-    """What to multiply a column with so that larger means more suspicious."""
-    return METHODS[column][3]
 
 
 def _measures(values: Array, wrong: Array) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """Scores: one row a train sample: is it harmful, and what should its label be?
 
-Every column is unsigned and larger for more suspicious rows, but `tracin` and `classical`, which are signed: positive
-where the row helped the validation set.
+A column an estimator of `scores.estimators`, S and the simple controls: unsigned ones are larger for more suspicious
+rows, signed ones positive where the row helped the validation set; `pipeline.methods` says which is which.
 """
 
 from __future__ import annotations
@@ -12,12 +12,15 @@ from typing import Any
 import numpy as np
 
 from pipeline.core.influence import relabel
-from pipeline.core.preconditioner import Forms, Preconditioner
+from pipeline.core.preconditioner import Preconditioner
+from pipeline.errors import ConfigError
+from pipeline.methods import METHODS, columns_of
 from pipeline.shards import Plan
 from pipeline.steps.codes import BLOCK_HELD_BYTES, FINITE, NOT_FINITE, CodeBlock, CodeSet
+from pipeline.steps.estimating import RunStores, fitted, score_rows
 from pipeline.steps.job import Job
-from pipeline.steps.preconditioned import Vectors, open_preconditioner, open_vectors
-from pipeline.steps.stores import open_candidates, open_codes, retired_of
+from pipeline.steps.preconditioned import open_preconditioner
+from pipeline.steps.stores import open_candidates, retired_of
 from pipeline.storage.artefact import read_manifest
 from pipeline.storage.opened import open_arrays
 from pipeline.storage.reduction import each
@@ -29,14 +32,6 @@ RETIRED = 2
 """Flag of a row that takes part in no answer."""
 
 NOTES = {
-    "s": "unsigned: g^T (C + lambda)^-1 g at flat, C of the validation rows (FVM, set level); larger: more harmful",
-    "w": "unsigned: g^T H^-1 C H^-1 g at flat, the mean of the single-point form over the validation rows",
-    "loss_flat": "control: the loss at flat, nats",
-    "loss_trained": "control: the loss at trained, nats",
-    "norm_flat": "control: norm of the full gradient at flat",
-    "self_influence": "unsigned: g^T (C + lambda)^-1 g at trained, C of the train rows",
-    "tracin": "signed: mean over validation rows of g_val^T g at trained (last checkpoint); positive: helped",
-    "classical": "signed: mean over validation rows of g_val^T (C + lambda)^-1 g at trained; positive: helped",
     "suggested": "argmin over labels c of S(x, c); -1 where unknown",
     "margin": "S(given label) - S(suggested label)",
     "predicted": "argmin over labels c of the loss at flat: the prediction there; -1 where unknown",
@@ -46,20 +41,20 @@ NOTES = {
 
 def run(job: Job) -> None:
     """Write `scores/scores.parquet`."""
-    plan = job.plan()
-    flat, trained = (open_codes(job.layout, plan, name, "train") for name in ("flat", "trained"))
+    plan, stores = job.plan(), RunStores(job.layout, job.plan(), job.workers())
+    flat, trained = (stores.sets("train", [name])[name] for name in ("flat", "trained"))
     at_flat, flat_curvature = open_preconditioner(job.layout, "flat", "validation")
-    at_trained, trained_curvature = open_preconditioner(job.layout, "trained", "train")
+    trained_curvature = read_manifest(job.layout.curvature("trained", "train"))
     _, hashes = open_arrays(job.layout.hashes, "rows")
     labels = hashes.read("train_label")
     finite, retired = flat.finite() & trained.finite(), np.isin(np.arange(flat.rows), plan.retired)
     counted = finite & ~retired
+    scores, made_from = _scores(job, stores)
     columns: dict[str, Any] = {
         "row": np.arange(flat.rows),
         "content": [bytes(row).hex() for row in hashes.read("train")],
         "given": labels,
-        **_harm(job, flat, at_flat),
-        **_classical(job, trained, at_trained, open_vectors(job.layout, "trained", "validation")),
+        **scores,
         "flag": np.where(retired, RETIRED, np.where(finite, FINITE, NOT_FINITE)).astype(np.int8),
     }
     if plan.labelled:
@@ -68,34 +63,41 @@ def run(job: Job) -> None:
         if isinstance(values, np.ndarray) and values.dtype.kind == "f" and values.ndim == 1:
             columns[name] = np.where(counted, values, np.nan)
     identity = {
-        "gradients": [flat.digests(), trained.digests()],
+        "gradients": made_from,
+        "estimators": list(scores),
         "curvature": [flat_curvature.digest, trained_curvature.digest],
         "candidates": open_candidates(job.layout, plan, "flat", "train").digests() if plan.labelled else [],
         "rows": read_manifest(job.layout.hashes).digest,
         "retired": retired_of(plan, "train"),
     }
     with job.writing(job.layout.scores, "scores", identity) as (path, record):
-        write_table(path, columns, NOTES)
+        write_table(path, columns, {**{name: note_of(name) for name in scores}, **NOTES})
         record["flagged"] = [int(i) for i in np.nonzero(~finite & ~retired)[0]]
 
 
-def _harm(job: Job, codes: CodeSet, preconditioner: Preconditioner) -> dict[str, Array]:
-    """FVM at set level and its controls, at the flat minimum."""
-    return {
-        **_by_position(job, "scoring at flat", forms_part, codes, (preconditioner,)),
-        "loss_flat": codes.column("loss"),
-        "norm_flat": codes.column("norm_full"),
-    }
+def note_of(name: str) -> str:
+    """What a column says: its sign and formula."""
+    method = METHODS[name]
+    kind = "control" if method.control else f"{method.rows}{', positive: helped' if method.rows == 'signed' else ''}"
+    return f"{kind}: {method.note}"
 
 
-def _classical(job: Job, codes: CodeSet, preconditioner: Preconditioner, vectors: Vectors) -> dict[str, Array]:
-    """Self-influence, and what the row does to the mean validation loss to first order, at the trained weights."""
-    finite = vectors.finite()
-    gradient = vectors.codes()[finite].mean(0)
-    solved = vectors.solved()[finite].mean(0)
-    shared = (preconditioner, gradient, solved)
-    scores = _by_position(job, "scoring at trained", classical_part, codes, shared)
-    return {"loss_trained": codes.column("loss"), **scores}
+def _scores(job: Job, stores: RunStores) -> tuple[dict[str, Array], dict[str, list[str]]]:
+    """The columns that are wanted, [N] each, and the gradients that they come from."""
+    estimators = {}
+    for name in columns_of(job.config.scores.estimators):
+        method = METHODS[name]
+        if "candidates" in method.reads and not stores.plan.labelled:
+            raise ConfigError(
+                f"expected a task with labels for {name}, got one without; take it out of scores.estimators"
+            )
+        at = job.config.checkpoints.expanded(method.at[:1])
+        job.say(f"fitting {method.title}")
+        estimators[name] = fitted(stores, name, at), at
+    blocks = sum(len(shard.parts()) for shard in stores.sets("train", ["flat"])["flat"].shards)
+    progress = job.progress("scoring", blocks, "blocks")
+    scores = score_rows(stores, estimators, progress.add)
+    return scores, {f"{name} {split}": codes.digests() for (split, name), codes in sorted(stores.opened.items())}
 
 
 def _relabelling(job: Job, plan: Plan, preconditioner: Preconditioner, labels: Array) -> dict[str, Any]:
@@ -114,27 +116,6 @@ def _relabelling(job: Job, plan: Plan, preconditioner: Preconditioner, labels: A
         predicted[rows] = found["predicted"][counted]
         every[rows] = scores
     return {"suggested": suggested, "margin": margin, "predicted": predicted, "s_by_label": list(every)}
-
-
-def forms_part(block: CodeBlock, preconditioner: Preconditioner) -> dict[str, Array]:
-    """S and W of a block's rows."""
-    return _columns(block, lambda _, codes: _s_and_w(preconditioner.forms(codes)))
-
-
-def _s_and_w(forms: Forms) -> dict[str, Array]:
-    return {"s": forms.s, "w": forms.w}
-
-
-def classical_part(
-    block: CodeBlock, preconditioner: Preconditioner, gradient: Array, solved: Array
-) -> dict[str, Array]:
-    """Self-influence, and the products with the mean validation gradient, as it is and preconditioned."""
-
-    def scores(_: slice, codes: Array) -> dict[str, Array]:
-        own = preconditioner.forms(codes).s
-        return {"self_influence": own, "tracin": codes @ gradient, "classical": codes @ solved}
-
-    return _columns(block, scores)
 
 
 def relabel_part(block: CodeBlock, preconditioner: Preconditioner) -> dict[str, Array]:
@@ -158,12 +139,6 @@ def _mapped(job: Job, what: str, part: Callable[..., dict[str, Array]], codes: C
     parts = codes.parts()
     progress = job.progress(what, len(parts), "blocks")
     return _stacked(each(part, parts, job.workers(), shared, BLOCK_HELD_BYTES, progress.add))
-
-
-def _by_position(job: Job, what: str, part: Callable[..., dict[str, Array]], codes: CodeSet,
-                 shared: tuple[Any, ...]) -> dict[str, Array]:  # fmt: skip
-    """The same, by position in the split."""
-    return {name: codes.spread(values) for name, values in _mapped(job, what, part, codes, shared).items()}
 
 
 def _stacked(parts: list[dict[str, Array]]) -> dict[str, Array]:

@@ -96,6 +96,9 @@ class Task(ABC):
         """
         raise NotImplementedError  # replaced by a user who wants training; `trains` tells
 
+    def epoch_ended(self, model: nn.Module, learning_rate: float) -> None:  # noqa: B027
+        """To be called by `train` after each epoch: TracIn keeps weights there; a run that wants none does nothing."""
+
     def logits(self, model: nn.Module, batch: Batch) -> Tensor:
         """Class scores before the softmax, [B, C]; makes the task a classification."""
         raise NotImplementedError  # `classifies` tells

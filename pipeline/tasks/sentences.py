@@ -189,6 +189,12 @@ class _HeadOnly(Classification):
         features = torch.cat([model.features(part) for part in rows.inputs.split(256)])
         same: Any = LabelledRows(features, rows.labels)
         super().__init__(Splits(same, same, same, rows.labels), task.classes, task._recipe)
+        self._whole = task, model
 
     def model(self) -> nn.Module:
         raise NotImplementedError  # the head exists already
+
+    def epoch_ended(self, model: nn.Module, learning_rate: float) -> None:
+        """The head's epoch is the whole model's."""
+        task, whole_model = self._whole
+        task.epoch_ended(whole_model, learning_rate)

@@ -50,6 +50,7 @@ class MyTask(Task):
                 optimizer.zero_grad()
                 self.loss(model, (self.x[part], self.given[part])).mean().backward()
                 optimizer.step()
+            self.epoch_ended(model, 5e-3)  # TracIn: checkpoints.epochs in the config keeps weights here
 '''
 
 CONFIG_TEMPLATE = """# What differs from the defaults, which configs/default.yaml lists. `lowland run -c my.yaml`.

@@ -62,6 +62,7 @@ def fit(task: Task, model: nn.Module, recipe: Recipe) -> None:
             _step(task, model, optimizer, rows, part.tolist(), recipe.augment)
             for part in order.split(recipe.batch_rows)
         )
+        task.epoch_ended(model, float(schedule.get_last_lr()[0]))
         schedule.step()
         log.info("epoch %d of %d: mean train loss %.4f nats", epoch + 1, recipe.epochs, total / len(rows))
     model.eval()

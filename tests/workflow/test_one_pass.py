@@ -41,8 +41,8 @@ def test_shards_of_another_precision_are_not_mixed_with_the_others(project: Proj
 
 @pytest.mark.parametrize(("checkpoint", "message"), [
     ("trained,flat", "expected one checkpoint for the stage vectors, got trained,flat; run it for each"),
-    ("best", "expected some of trained, flat, got 'best'"),
-    ("flat,flat", "expected some of trained, flat, got 'flat,flat'"),
+    ("best", "expected some of trained, flat, epoch-1, seed-1, ..., got 'best'"),
+    ("flat,flat", "expected some of trained, flat, epoch-1, seed-1, ..., got 'flat,flat'"),
 ])  # fmt: skip
 def test_what_is_no_checkpoint(checkpoint: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:

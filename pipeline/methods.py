@@ -1,0 +1,126 @@
+"""Which estimators there are: what each answers, with which sign, at which checkpoints, and what it reads. Light.
+
+The mathematics is in `pipeline.core.estimators`, a class for each name; a test says that the two agree. Signed scores
+are positive where the row helped, unsigned ones larger where it matters more.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from pipeline.errors import ConfigError
+from pipeline.fields import nearest
+
+Sign = Literal["signed", "unsigned"]
+
+CHECKPOINTS = ("trained", "flat")
+"""Those of every run."""
+
+CURVATURE_SPLIT = {"trained": "train", "flat": "validation"}
+"""The rows behind the curvature at each checkpoint: train for classical influence, validation for FVM."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """An estimator.
+
+    Attributes:
+        title: its name for people.
+        at: checkpoints that can answer, the usual one first; or "epochs" or "seeds", all checkpoints of that kind.
+        rows: sign of its score of a train row, a column of scores.parquet; None where it has none.
+        pairs: sign of its score of a query and a train row; None where it has none.
+        reads: "curvature", "validation" (gradients of the validation rows), "candidates" (gradients under all labels).
+        control: a simple score that others must beat.
+        projections: the projections that it is defined for; empty: all.
+        note: formula.
+    """
+
+    title: str
+    at: tuple[str, ...]
+    rows: Sign | None
+    pairs: Sign | None
+    reads: tuple[str, ...]
+    note: str
+    control: bool = False
+    projections: tuple[str, ...] = ()
+
+    @property
+    def suspicious(self) -> int:
+        """What to multiply its score of a row with so that larger is more suspicious."""
+        return -1 if self.rows == "signed" else 1
+
+
+def _control(title: str, checkpoint: str, note: str) -> Method:
+    return Method(title, (checkpoint,), "unsigned", None, (), note, control=True)
+
+
+FACTORED = ("kronecker", "kronecker_pca")
+
+METHODS = {
+    "s": Method("FVM, set level (S)", ("flat",), "unsigned", None, ("curvature",),
+                "g^T (C + lambda)^-1 g at flat, C of the validation rows (FVM, set level); larger: more harmful"),
+    "w": Method("FVM, W", ("flat",), "unsigned", None, ("curvature",),
+                "g^T H^-1 C H^-1 g at flat, the mean of the single-point form over the validation rows"),
+    "loss_flat": _control("loss", "flat", "the loss at flat, nats"),
+    "norm_flat": _control("gradient norm", "flat", "norm of the full gradient at flat"),
+    "loss_trained": _control("loss", "trained", "the loss at trained, nats"),
+    "self_influence": Method("self-influence", ("trained",), "unsigned", None, ("curvature",),
+                             "g^T (C + lambda)^-1 g at trained, C of the train rows"),
+    "tracin": Method("TracIn", ("epochs",), "signed", "signed", ("validation",),
+                     "sum over checkpoints of rate x g_val^T g, mean over validation rows; one, the last, of rate 1, "
+                     "where checkpoints.epochs is empty"),
+    "classical": Method("classical influence", ("trained",), "signed", None, ("curvature", "validation"),
+                        "mean over validation rows of g_val^T (C + lambda)^-1 g at trained"),
+    "relatif": Method("RelatIF", ("trained",), "signed", "signed", ("curvature", "validation"),
+                      "mean over validation rows of g_val^T H^-1 g / |H^-1 g| at trained"),
+    "datainf": Method("DataInf", ("trained",), "signed", "signed", ("validation",),
+                      "mean over validation rows of g_val^T A g at trained, A the mean of the inverses of g_i g_i^T + "
+                      "lambda, lambda = .1 mean g_ij^2"),
+    "logra": Method("LoGra", ("trained",), "signed", "signed", ("validation",),
+                    "mean over validation rows of g_val^T (F + lambda)^-1 g at trained in Kronecker-factored "
+                    "codes, lambda = .1 tr(F) / K", projections=FACTORED),
+    "trak": Method("TRAK", ("seeds",), "signed", "signed", ("validation",),
+                   "mean over validation rows and models of f_val^T (F^T F + lambda)^-1 f, times the mean of "
+                   "1 - p; f the gradients of the margin"),
+    "influence": Method("influence", ("trained", "flat"), None, "signed", ("curvature",), "g_q^T H^-1 g"),
+    "fvm": Method("FVM, single point", ("flat",), None, "unsigned", ("curvature",), "(g_q^T H^-1 g)^2"),
+    "cosine": Method("DMin (cosine)", ("trained", "flat"), "signed", "signed", ("validation",),
+                     "mean over validation rows of the cosine of g_val and g at trained"),
+    "confident_learning": Method("confident learning (cleanlab)", ("flat",), "unsigned", None, ("candidates",),
+                                 "1 - the quality of the given label: p of the label, adjusted by the class, at flat"),
+}  # fmt: skip
+"""Name in the config, and column of scores.parquet, to what it stands for."""
+
+CONTROLS = tuple(name for name, method in METHODS.items() if method.control)
+SCORED = tuple(name for name, method in METHODS.items() if method.rows and not method.control)
+"""Names that `scores.estimators` may list."""
+SCORES = {name: METHODS[name].at for name in ("influence", "fvm", "cosine")}
+"""Pair scores that `lowland query` answers, and the checkpoints that answer them, the usual one first."""
+
+
+def columns_of(estimators: list[str]) -> list[str]:
+    """Columns of scores.parquet that are scores: S, which the report shows, the controls, and those asked for."""
+    return [name for name in METHODS if name in ("s", *CONTROLS, *estimators)]
+
+
+def is_checkpoint(name: str) -> bool:
+    """Whether a checkpoint may have this name: trained, flat, or an epoch or a seed with its number."""
+    return name in CHECKPOINTS or re.fullmatch(r"(epoch|seed)-[1-9]\d*", name) is not None
+
+
+def parse_score(text: str) -> tuple[str, str]:
+    """A score such as "influence@trained" as (score, checkpoint); without "@" the score's usual checkpoint.
+
+    Raises:
+        ConfigError: no such score, or not at that checkpoint.
+    """
+    name, _, checkpoint = text.partition("@")
+    if name not in SCORES:
+        raise ConfigError(f"expected a score out of {', '.join(SCORES)}, got {name!r}{nearest(name, SCORES)}")
+    checkpoint = checkpoint or SCORES[name][0]
+    if checkpoint not in SCORES[name]:
+        known = " or ".join(SCORES[name])
+        raise ConfigError(f"expected {name} at {known}, got {checkpoint!r}; write {name}@{SCORES[name][0]}")
+    return name, checkpoint

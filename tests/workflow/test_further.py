@@ -1,0 +1,133 @@
+"""Further checkpoints: epochs of the training and models of other seeds, and the estimators that read them."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.config import Config
+from pipeline.errors import ConfigError, StoreError, TaskError
+from pipeline.methods import SCORED
+from pipeline.shards import Plan
+from pipeline.steps.stores import open_codes
+from pipeline.storage.artefact import read_manifest
+from pipeline.storage.layout import Layout
+from pipeline.storage.weights import read_weights
+from tests.workflow.runs import Project, edited, planned
+from tests.workflow.steps import config_of, scores_of, stage
+
+pytestmark = pytest.mark.workflow
+
+EPOCHS = 60
+"""Of the project's training."""
+FURTHER = {"checkpoints": {"epochs": [EPOCHS, 3], "seeds": 1}}
+EVERY = {"scores": {"estimators": [name for name in SCORED if name != "logra"]}}
+
+
+def weights(run: Path, checkpoint: str) -> dict[str, np.ndarray]:
+    return {name: value.numpy() for name, value in read_weights(Layout(run).checkpoint(checkpoint)).items()}
+
+
+def made_further(run: Path, config: Config) -> Layout:
+    """The checkpoints of the config, and all that scores read of them."""
+    layout = Layout(run)
+    plan = Plan.load(layout.plan)
+    stage(layout, config, "trajectory")
+    for number in range(1, config.checkpoints.seeds + 1):
+        stage(layout, config, "member", checkpoint=f"seed-{number}")
+    for checkpoint in config.checkpoints.further:
+        stage(layout, config, "projection", checkpoint=checkpoint)
+        for split in ("train", "validation"):
+            for shard in plan.splits[split].shards:
+                stage(layout, config, "gradients", checkpoint=checkpoint, split=split, shard=shard.name)
+    return layout
+
+
+@pytest.fixture(scope="module")
+def further(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project's run with further checkpoints and every estimator."""
+    copy = project.copy_of_run(tmp_path_factory.mktemp("further"))
+    config = config_of(project.config, **FURTHER, **EVERY)
+    stage(made_further(copy, config), config, "scores")
+    return copy
+
+
+def test_the_last_epoch_is_the_trained_model_and_an_earlier_one_is_not(further: Path) -> None:
+    trained, last, early = (weights(further, name) for name in ("trained", f"epoch-{EPOCHS}", "epoch-3"))
+    assert all(np.array_equal(trained[name], last[name]) for name in trained)
+    assert not any(np.array_equal(trained[name], early[name]) for name in trained)
+    assert read_manifest(Layout(further).checkpoint("epoch-3")).record["learning_rate"] == 5e-3
+
+
+def test_a_member_is_another_model_trained_on_the_same_rows(further: Path) -> None:
+    trained, member = (weights(further, name) for name in ("trained", "seed-1"))
+    assert not any(np.array_equal(trained[name], member[name]) for name in trained)
+    losses = [open_losses(further, name).mean() for name in ("trained", "seed-1")]
+    assert max(losses) < 0.5 * np.log(10)  # a class out of ten by chance: ln 10
+
+
+def open_losses(run: Path, checkpoint: str) -> np.ndarray:
+    return open_codes(Layout(run), Plan.load(Layout(run).plan), checkpoint, "train").column("loss")
+
+
+def test_tracin_sums_over_the_epochs_with_their_rates(further: Path) -> None:
+    plan, expected = Plan.load(Layout(further).plan), 0.0
+    for checkpoint in ("epoch-3", f"epoch-{EPOCHS}"):
+        train, validation = (
+            open_codes(Layout(further), plan, checkpoint, split).codes().astype(np.float64)
+            for split in ("train", "validation")
+        )
+        expected = expected + 5e-3 * train @ validation.mean(0)
+    assert np.allclose(scores_of(further)["tracin"], expected, rtol=1e-6)
+
+
+def test_what_needs_no_further_checkpoint_is_as_before(further: Path, project: Project) -> None:
+    before, after = scores_of(project.run), scores_of(further)
+    for name in ("s", "w", "self_influence", "classical", "suggested", "loss_flat"):
+        assert np.array_equal(before[name], after[name]), name
+    assert np.isfinite([after[name] for name in SCORED if name != "logra"]).all()
+
+
+def test_they_are_planned_with_all_that_is_read_of_them_and_nothing_else(project: Project, tmp_path: Path) -> None:
+    config = project.changed(tmp_path, checkpoints={"epochs": [3], "seeds": 1})
+    made = planned(project.copy_of_run(tmp_path), "-c", config)
+    new = {f"{kind}/{name}" for kind in ("checkpoints", "projection") for name in ("epoch-3", "seed-1")}
+    new |= {f"gradients/{name}/{shard}" for name in ("epoch-3", "seed-1")
+            for shard in ("train/00000", "train/00001", "validation/00000", "query/00000")}  # fmt: skip
+    assert made == new | {"scores/scores", "evaluation/mislabel", "report/index"}
+
+
+def test_further_models_of_weights_that_were_given_are_epochs_of_nothing(project: Project, tmp_path: Path) -> None:
+    copy = project.copy_of_run(tmp_path)
+    given = shutil.copy(Layout(copy).checkpoint("trained"), tmp_path / "given.safetensors")
+    config = config_of(project.config, **FURTHER)
+    config = config.model_copy(update={"task": config.task.model_copy(update={"checkpoint": str(given)})})
+    with pytest.raises(ConfigError, match="expected no task.checkpoint with checkpoints.epochs, got both"):
+        stage(Layout(copy), config, "trajectory")
+
+
+def test_a_training_that_tells_no_epochs_is_refused(project: Project, tmp_path: Path) -> None:
+    copy = project.copy_of_run(tmp_path)
+    silent = project.task.read_bytes() + b"\n    def train(self, model):\n        pass\n"
+    with edited(project.task, silent), pytest.raises(TaskError, match="to call self.epoch_ended.*got 0 calls"):
+        stage(Layout(copy), config_of(project.config, **FURTHER), "trajectory")
+    assert not Layout(copy).checkpoint("epoch-3").exists()
+
+
+def test_confident_learning_wants_all_rows(project: Project, tmp_path: Path) -> None:
+    copy = project.copy_of_run(tmp_path)
+    few = {"candidates": {"rows": "suspects", "suspect_share": 0.2}}
+    config = config_of(project.config, **few, scores={"estimators": ["confident_learning"]})
+    stage(Layout(copy), config, "suspects")
+    for shard in ("00000", "00001"):
+        stage(Layout(copy), config, "candidates", checkpoint="flat", split="train", shard=shard)
+    with pytest.raises(StoreError, match="losses of all 30 train rows under every label.*candidates.rows to all"):
+        stage(Layout(copy), config, "scores")
+
+
+def test_logra_is_refused_in_other_codes_than_its_own(project: Project) -> None:
+    with pytest.raises(ConfigError, match="expected projection.method kronecker or kronecker_pca for logra"):
+        config_of(project.config, scores={"estimators": ["logra"]})
