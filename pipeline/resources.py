@@ -46,8 +46,8 @@ def memory_mb(stage: str, config: Config, plan: Plan) -> int:
 def whole_bytes(stage: str, config: Config, plan: Plan) -> int:
     """What a stage holds whole: matrices [K, K] in float64, solved vectors, an index, a column a row."""
     train, validation, query = (plan.splits[split].rows for split in ("train", "validation", "query"))
-    code = 4 * config.projection.dimension
-    matrix = 8 * config.projection.dimension**2
+    dimension = code_numbers(config, plan)
+    code, matrix = 4 * dimension, 8 * dimension**2
     return {
         "suspects": 64 * train,
         "curvature": 6 * matrix,
@@ -58,6 +58,11 @@ def whole_bytes(stage: str, config: Config, plan: Plan) -> int:
         "evaluate": 400 * train,
         "report": 400 * train,
     }.get(stage, 0)
+
+
+def code_numbers(config: Config, plan: Plan) -> int:
+    """Numbers of a row's code: K, or K a part where the parts of a loss are kept apart."""
+    return config.projection.dimension * (plan.parts if config.gradients.parts == "separate" else 1)
 
 
 def limit_minutes(stage: str) -> int:

@@ -127,6 +127,8 @@ class GradientsSection(Section):
     codec: Literal["mixed", "int8", "bf16", "float32"]
     batch_rows: Selection
     norms: Literal["exact", "estimated"]
+    parts: Literal["sum", "separate"]
+    normalise: Literal["none", "part"]
     include: list[str]
     exclude: list[str]
 

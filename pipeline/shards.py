@@ -87,6 +87,7 @@ class Plan:
         retired: positions of the train rows that take part in no answer, ascending.
         data: the task's keyword arguments that only say which rows there are.
         stamp: what the plan was made from; while it stays the same, rows are not read again.
+        parts: of a row's loss.
     """
 
     splits: dict[str, Split]
@@ -98,6 +99,7 @@ class Plan:
     retired: tuple[int, ...]
     data: dict[str, Any]
     stamp: dict[str, Any]
+    parts: int = 1
 
     def save(self) -> str:
         """As JSON text."""

@@ -1,4 +1,8 @@
-"""From batches of rows to codes: model, engine and projection of a checkpoint, set up once and used for every batch."""
+"""From batches of rows to codes: model, engine and projection of a checkpoint, set up once and used for every batch.
+
+Where the parts of a loss are kept apart, each is captured by itself and goes through the same projection; the codes
+[B, K] of the n parts stand side by side, [B, n K].
+"""
 
 from __future__ import annotations
 
@@ -22,7 +26,7 @@ from pipeline.steps.tasks import attributed, model_at
 from pipeline.storage.artefact import Manifest, read_manifest
 from pipeline.storage.layout import Layout
 from pipeline.storage.opened import open_arrays
-from pipeline.tasks.base import Task
+from pipeline.tasks.base import Batch, Task
 from pipeline.tasks.checks import row_set
 
 Array = np.ndarray[Any, Any]
@@ -32,11 +36,12 @@ PROBED_ROWS = 16
 
 @dataclass(frozen=True)
 class Captured:
-    """What B rows gave.
+    """What B rows gave; K numbers of all parts together.
 
     Attributes:
         codes: [B, K] float32.
-        squared_norms: of the full gradients, [B] float64: exact or unbiased estimates.
+        squared_norms: of the full gradients, [B] float64: exact or unbiased estimates; of separate parts their sum,
+            before any normalisation.
         norm_errors: standard errors of the norms (not squared), or more, [B] float64; zero where exact.
         losses: nats, [B] float64.
         flags: [B] uint8.
@@ -51,7 +56,12 @@ class Captured:
 
 @dataclass(frozen=True)
 class Capturer:
-    """A model at a checkpoint, with what captures and projects its gradients."""
+    """A model at a checkpoint, with what captures and projects its gradients.
+
+    Attributes:
+        parts: codes of a row that stand side by side.
+        normalised: whether each part's gradient is brought to length 1.
+    """
 
     task: Task
     model: nn.Module
@@ -59,20 +69,57 @@ class Capturer:
     projection: Projection
     left_out: list[str]
     norms: Norms
+    parts: int = 1
+    normalised: bool = False
+
+    @property
+    def dimension(self) -> int:
+        """Numbers of a row's code."""
+        return self.parts * self.projection.dimension
 
     def capture(self, batch: Any, rows: int) -> Captured:
         """The codes of a batch of `rows` rows; rows that are not finite are zero and flagged."""
-        sketch = self.projection.sketch(rows, dtype_of(self.model), device_of(self.model), self.norms)
-        losses = _array(self.coverage.engine.capture(batch, sketch))
-        codes, norms = sketch.codes().float().cpu().numpy(), _array(sketch.squared_norms())
+        found = [self._part(piece, rows) for piece in pieces(self.task, batch, self.parts)]
+        codes = found[0].codes if len(found) == 1 else np.concatenate([part.codes for part in found], 1)
+        losses, norms, errors = (sum(values) for values in zip(*(part.numbers for part in found), strict=True))
         finite = np.isfinite(losses) & np.isfinite(norms) & np.isfinite(codes).all(1)
         norms = np.where(finite, norms, 0.0)
         if not finite.all():
             codes = np.where(finite[:, None], codes, np.float32(0))
         # d |g| = d |g|^2 / (2 |g|); where nothing is left of the norm, its error is that of the root.
-        spread = np.where(finite, _array(sketch.squared_norm_errors()), 0.0)
+        spread = np.where(finite, errors, 0.0)
         errors = np.minimum(np.sqrt(spread), spread / np.maximum(2 * np.sqrt(norms), np.finfo(np.float64).tiny))
         return Captured(codes, norms, errors, losses, np.where(finite, FINITE, NOT_FINITE).astype(np.uint8))
+
+    def _part(self, batch: Any, rows: int) -> _Part:
+        norms: Norms = "exact" if self.normalised else self.norms
+        sketch = self.projection.sketch(rows, dtype_of(self.model), device_of(self.model), norms)
+        losses = _array(self.coverage.engine.capture(batch, sketch))
+        codes, squares = sketch.codes().float().cpu().numpy(), _array(sketch.squared_norms())
+        if self.normalised:
+            codes = codes / np.sqrt(np.where(squares > 0, squares, 1.0)).astype(np.float32)[:, None]
+        return _Part(codes, (losses, squares, _array(sketch.squared_norm_errors())))
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One part of B rows: codes [B, K]; losses, squared norms and their standard errors, [B] each, to be added up.
+
+    Errors of parts that share random numbers do not cancel, so their sum is the bound.
+    """
+
+    codes: Array
+    numbers: tuple[Array, Array, Array]
+
+
+def pieces(task: Task, batch: Batch, parts: int) -> list[Batch]:
+    """A batch as it is captured: whole, or each part of its loss by itself."""
+    return [batch] if parts == 1 else [task.loss_part(batch, i) for i in range(parts)]
+
+
+def parts_of(task: Task, config: Config) -> int:
+    """How many codes of a row stand side by side."""
+    return task.loss_parts if config.gradients.parts == "separate" else 1
 
 
 def _array(values: Tensor) -> Array:
@@ -86,8 +133,11 @@ def set_up(task: Task, layout: Layout, config: Config, checkpoint: str,
     model = model_at(task, layout, checkpoint, device)
     shapes, left_out = attributed(model, config.gradients.include, config.gradients.exclude)
     loss = in_precision(task.loss, device, settled(config.compute.precision, device))
-    coverage = cover(model, loss, tuple(shapes), _probe(task, model), config.gradients.engine)
-    return Capturer(task, model, coverage, project(model, coverage, shapes), left_out, config.gradients.norms)
+    parts = parts_of(task, config)
+    probe = pieces(task, _probe(task, model), parts)[0]
+    coverage = cover(model, loss, tuple(shapes), probe, config.gradients.engine)
+    projection, normalised = project(model, coverage, shapes), config.gradients.normalise == "part"
+    return Capturer(task, model, coverage, projection, left_out, config.gradients.norms, parts, normalised)
 
 
 def _probe(task: Task, model: nn.Module) -> Any:

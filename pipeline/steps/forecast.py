@@ -22,6 +22,7 @@ import numpy as np
 from pipeline.config import Config
 from pipeline.core.codec import Codec
 from pipeline.errors import StoreError
+from pipeline.resources import code_numbers
 from pipeline.shards import NOMINAL_SPEED, OVERHEAD, PASSES, Plan
 from pipeline.storage.arrays import Arrays
 from pipeline.storage.artefact import Manifest, kept_manifest, read_manifest
@@ -207,5 +208,5 @@ def _counted_bytes(plan: Plan, config: Config, job: Planned) -> float:
     """Bytes of a row of codes, by the codec; 0 for what holds none."""
     if job.stage not in CAPTURES:
         return 0.0
-    code = Codec(config.gradients.codec, np.ones(config.projection.dimension, np.float32)).row_bytes
+    code = Codec(config.gradients.codec, np.ones(code_numbers(config, plan), np.float32)).row_bytes
     return code + BESIDE_CODES if job.stage == "gradients" else len(plan.classes) * (code + 16) + 33

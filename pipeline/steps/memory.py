@@ -44,7 +44,7 @@ def measured(job: Job, capturer: Capturer, watch: Watch, setup_bytes: int, rows:
     """The plan, from batches of the largest of some train rows, captured and encoded as for a store."""
     size = {position: row_bytes(rows.row(position)) for position in positions[:SIZED_ROWS]}
     largest = sorted(size, key=lambda position: -size[position])[:LARGEST_ROWS]
-    codec = Codec(job.config.gradients.codec, np.ones(capturer.projection.dimension, np.float32))
+    codec = Codec(job.config.gradients.codec, np.ones(capturer.dimension, np.float32))
 
     def capture(count: int) -> None:
         chosen = [largest[i % len(largest)] for i in range(count)]

@@ -52,6 +52,7 @@ def run(job: Job) -> None:
         retired=(),
         data=section.data,
         stamp=made_from,
+        parts=facts.parts,
     )
     plan, lost = applied(job.layout, plan, contents(job.layout))
     if lost:

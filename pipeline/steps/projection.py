@@ -6,7 +6,7 @@ never again: appended rows are mapped as the first ones were.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,14 +20,14 @@ from pipeline.core.memory import Plan as MemoryPlan
 from pipeline.core.projection import FITTED, Fitter, Projection, Settings, Shapes, fitter, turned
 from pipeline.shards import sample
 from pipeline.steps import memory
-from pipeline.steps.capture import Capturer, device_of, dtype_of, set_up
+from pipeline.steps.capture import Capturer, device_of, dtype_of, parts_of, pieces, set_up
 from pipeline.steps.codes import FINITE
 from pipeline.steps.job import Job
 from pipeline.steps.tasks import derive, task_of, use_threads
 from pipeline.storage.arrays import write_arrays
 from pipeline.storage.artefact import read_manifest
 from pipeline.storage.opened import open_arrays
-from pipeline.tasks.base import Task
+from pipeline.tasks.base import Batch, Task
 from pipeline.tasks.checks import row_set
 from pipeline.tasks.rows import RowSet
 
@@ -50,7 +50,7 @@ def run(job: Job, checkpoint: str) -> None:
     batches = _batches(others, memory.batch_rows(job, plan))
     codes = _sample_codes(job, capturer, batches)
     if config.gradients.codec != "float32":  # rounding is what makes the coordinates matter
-        projection, codes = turned(capturer.projection, codes)
+        projection, codes = _turned(capturer, codes)
         capturer = replace(capturer, projection=projection)
     codec = fit_codec(config.gradients.codec, codes)
     for name in capturer.left_out:
@@ -76,15 +76,16 @@ def _planned(
     """Model and fitted projection, and what later jobs will hold with them; all of it watched."""
     section, device = job.config.projection, chosen_device(job.config.compute.device)
     rows = {split: row_set(task, split, device) for split in own}  # before the watch: rows are the task's own affair
-    parts = [(rows[split], positions) for split, positions in own.items()]
+    samples = [(rows[split], positions) for split, positions in own.items()]
     peaks = []
 
     def fit(model: nn.Module, coverage: Coverage, shapes: Shapes) -> Projection:
         peaks.append(watch.mapped_peak)
         memory.check(job, "a model that is set up", watch.mapped_peak)
+        cut = _Cut(task, coverage, parts_of(task, job.config))
         settings = Settings(*(None if n == "auto" else n for n in (section.basis, section.selected, section.groups)))
         work = fitter(section.method, shapes, section.dimension, seed, settings)
-        projection = _fit(job, work, parts, dtype_of(model), coverage, watch)
+        projection = _fit(job, work, samples, dtype_of(model), cut, watch)
         if section.method not in FITTED:  # then later jobs make it as it was made here
             peaks.append(watch.mapped_peak)
         return projection
@@ -114,8 +115,23 @@ def _batches(positions: list[int], size: int) -> list[list[int]]:
     return [positions[start : start + size] for start in range(0, len(positions), size)]
 
 
+@dataclass(frozen=True)
+class _Cut:
+    """What captures a batch, part by part where parts are kept apart: to a fit, each part is a row."""
+
+    task: Task
+    coverage: Coverage
+    parts: int
+
+    def feed(self, work: Fitter, batch: Batch, rows: int, dtype: torch.dtype, device: torch.device) -> None:
+        """Feed the gradients of `rows` rows to a fit."""
+        for piece in pieces(self.task, batch, self.parts):
+            with work.batch(rows, dtype, device) as sink:
+                self.coverage.engine.capture(piece, sink)
+
+
 def _fit(
-    job: Job, work: Fitter, parts: list[tuple[RowSet, list[int]]], dtype: torch.dtype, coverage: Coverage, watch: Watch
+    job: Job, work: Fitter, samples: list[tuple[RowSet, list[int]]], dtype: torch.dtype, cut: _Cut, watch: Watch
 ) -> Projection:
     """The projection, by as many passes over the sample as it wants, in batches that grow within the budget.
 
@@ -124,16 +140,21 @@ def _fit(
     """
     growing = Growing(watch, memory.budget_bytes(job), memory.most_rows(job))
     while not work.done:
-        progress = job.progress("fitting the projection", sum(len(positions) for _, positions in parts))
-        for rows, positions in parts:
+        progress = job.progress("fitting the projection", sum(len(positions) for _, positions in samples))
+        for rows, positions in samples:
             for chosen in growing.cut(positions):
-                with work.batch(len(chosen), dtype, rows.device) as sink:
-                    coverage.engine.capture(rows.batch(chosen), sink)
+                cut.feed(work, rows.batch(chosen), len(chosen), dtype, rows.device)
                 if len(chosen) == 1:
                     memory.check(job, "one row at a time to fit the projection", watch.peak)
                 progress.add(len(chosen))
         work.end_pass()
     return work.projection()
+
+
+def _turned(capturer: Capturer, codes: np.ndarray) -> tuple[Projection, np.ndarray]:
+    """One turn for all parts, and the codes [n, parts x K] after it."""
+    projection, each = turned(capturer.projection, codes.reshape(-1, capturer.projection.dimension))
+    return projection, each.reshape(codes.shape)
 
 
 def _sample_codes(job: Job, capturer: Capturer, batches: list[list[int]]) -> np.ndarray:

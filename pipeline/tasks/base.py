@@ -5,6 +5,9 @@ Classification, regression, language models and diffusion differ in `loss` alone
 
 Letters: N training rows, M validation rows, Q queries, B rows of a batch, C classes.
 
+A loss may be a sum over *parts*, the same number for all rows: the timesteps of a diffusion model. `loss_part` then
+narrows a batch to one of them, so that their gradients can be kept apart (`gradients.parts: separate`).
+
 Example:
     A linear regression, whole; `lowland run` needs nothing more than this and `task: {class: file.py:Line}`.
 
@@ -128,6 +131,13 @@ class Task(ABC):
     def features(self, model: nn.Module, batch: Batch) -> Tensor:
         """What the model makes of each row, [B, D], before its last layer: a control that retrieval must beat."""
         raise NotImplementedError  # optional
+
+    loss_parts: int = 1
+    """How many parts the loss of a row is the sum of."""
+
+    def loss_part(self, batch: Batch, index: int) -> Batch:
+        """`batch` with the loss of part `index` alone, 0 to `loss_parts` - 1; the parts' losses sum to `loss`."""
+        raise NotImplementedError  # needed where `loss_parts` is more than 1
 
     def focus(self, row: Row, part: str) -> Row:
         """The same row with a loss that looks only at `part` of it, as typed: words of a text, a region of an image."""

@@ -37,6 +37,7 @@ class Facts:
         classifies: whether the task has logits.
         labelled: whether the given labels are known.
         truth_known: whether true labels are known.
+        parts: of a row's loss.
     """
 
     train: int
@@ -48,6 +49,7 @@ class Facts:
     classifies: bool
     labelled: bool
     truth_known: bool
+    parts: int = 1
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def check_task(task: Task) -> Facts:
 
     Raises:
         DataError: empty splits, rows that cannot be read or collated, labels that are not 0 to C - 1 or not N of them.
-        TaskError: a model, loss, logits or relabel that does not work.
+        TaskError: a model, loss, logits, relabel or loss_part that does not work.
     """
     sets = {split: row_set(task, split) for split in ("train", "validation", "query")}
     _check_sizes(task, sets)
@@ -77,6 +79,7 @@ def check_task(task: Task) -> Facts:
     _check_truth(task, len(sets["train"]), classes)
     if probe.logits is not None and task.labels is not None:
         _check_relabel(task, probe)
+    _check_parts(task, probe)
     return Facts(
         train=len(sets["train"]),
         validation=len(sets["validation"]),
@@ -87,6 +90,7 @@ def check_task(task: Task) -> Facts:
         classifies=classifies(task),
         labelled=task.labels is not None,
         truth_known=task.true_labels is not None,
+        parts=task.loss_parts,
     )
 
 
@@ -241,4 +245,25 @@ def _check_relabel(task: Task, probe: Probe) -> None:
         raise DataError(
             f"expected the loss of train row {row} to stay as it is when it is given its own label, got another; "
             "keep `labels` in the order of train_rows(), or write Task.relabel"
+        )
+
+
+def _check_parts(task: Task, probe: Probe) -> None:
+    """The parts of a loss are as many as the task says, and sum to it."""
+    name = type(task).__name__
+    count: object = task.loss_parts
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise TaskError(f"expected {name}.loss_parts to be a whole number from 1 up, got {count!r}; mend it there")
+    if count == 1:
+        return
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        total = torch.zeros_like(probe.loss)
+        for i in range(count):
+            batch = _call(task, f"loss_part(batch, {i})", task.loss_part, probe.batch, i)
+            total += _call(task, f"loss() of part {i}", _seeded_loss, task, probe.model, batch)
+    if not torch.allclose(total, probe.loss, rtol=1e-3, atol=1e-5, equal_nan=True):
+        row = probe.indices[int((total - probe.loss).abs().argmax())]
+        raise TaskError(
+            f"expected the losses of the {count} parts of train row {row} to sum to its loss, got another sum; "
+            f"mend {name}.loss_part"
         )

@@ -107,7 +107,7 @@ def test_batches_of_the_largest_rows_are_measured():
             flags=np.zeros(rows),
         )
 
-    capturer = SimpleNamespace(projection=SimpleNamespace(dimension=4), capture=capture)
+    capturer = SimpleNamespace(dimension=4, capture=capture)
     with Watch() as watch:
         plan = measured(job_of(2048)[0], capturer, watch, 7, Rows(), [4, 3, 2, 1, 0])
     assert plan.sizes == (1, 2, 4, 8, 16, 32, 64, 128, 256) and plan.setup_bytes == 7
