@@ -33,6 +33,7 @@ SETTINGS: dict[str, Any] = {
     "flatten": {"strength": 0.1, "watch": False, "steps": 100},
     "projection": {"dimension": 256},
     "report": {"evaluation": False},
+    "index": {"factory": "Flat"},  # exact, so that answers can be compared row by row
 }
 
 

@@ -1,12 +1,13 @@
 """Index: the train codes of a checkpoint in FAISS, and how much of the exact answer it finds.
 
+Where the kind of index is left to us, one that finds too little of the exact answer gives way to the next kind.
 Recall is measured with preconditioned vectors of validation rows, as queries come; codes as queries would flatter it.
 These rows are not in the index; at flat, their gradients are part of the curvature that preconditions them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,11 @@ from pipeline.steps.indexing import Older, older, rows_of, updated, vectors
 from pipeline.steps.job import Job
 from pipeline.steps.preconditioned import Vectors, open_vectors
 from pipeline.steps.retrieve import Indexed, exact_search, index_search
-from pipeline.steps.space import Space, fit_space, settled
+from pipeline.steps.space import LEAST_RECALL, Space, fit_space, is_whitened, kinds
 from pipeline.steps.stores import open_codes
 from pipeline.storage import indexes
 from pipeline.storage.arrays import write_arrays
-from pipeline.storage.artefact import read_manifest
+from pipeline.storage.artefact import kept_manifest, read_manifest
 from pipeline.storage.layout import METRIC_OF
 from pipeline.storage.opened import open_arrays
 
@@ -44,30 +45,43 @@ def run(job: Job, checkpoint: str, metric: str) -> None:
     codes = open_codes(job.layout, plan, checkpoint, "train")
     asked = open_vectors(job.layout, checkpoint, "validation")
     rows = int(codes.finite().sum())
-    factory, whitened = settled(section, metric, rows, codes.dimension)
+    curvature = read_manifest(job.layout.curvature(checkpoint, CURVATURE_SPLIT[checkpoint]))
+    conditions = {"index": section.plain(), "curvature": curvature.identity["curvature"]}
     identity = {
         "gradients": codes.digests(),
         "projection": read_manifest(job.layout.projection(checkpoint)).digest,
         "index": section.plain(),
         "metric": metric,
         "rows": rows,
-        "factory": factory,
     }
-    curvature = read_manifest(job.layout.curvature(checkpoint, CURVATURE_SPLIT[checkpoint]))
-    conditions = {"index": section.plain(), "curvature": curvature.identity["curvature"]}
-    found = older(job, checkpoint, identity, conditions, whitened)
-    index, how = _made(job, codes, checkpoint, metric, factory, whitened, found)
-    indexes.tune(index.index, section.probes, section.breadth)
+    wanted = _wanted(job, kinds(section, rows, codes.dimension), checkpoint, metric, conditions)
+    for place, factory in enumerate(wanted, 1):
+        identity["factory"], whitened = factory, is_whitened(section, metric, factory)
+        found = older(job, checkpoint, identity, conditions, whitened)
+        index, how = _made(job, codes, checkpoint, metric, factory, whitened, found)
+        indexes.tune(index.index, section.probes, section.breadth)
+        recall = _carried(found, how, conditions, rows) or {
+            **_recall(job, index, codes, asked), "recall_of": conditions, "changed_since_recall": 0
+        }  # fmt: skip
+        kind = f"{factory}{' of half-whitened rows' if whitened else ''}"
+        job.say(f"recall@{RECALL_AT} of {kind} against exact search: {recall['recall']:.3f}")
+        if recall["recall"] >= LEAST_RECALL or place == len(wanted):
+            break
+        job.say(f"that is below {LEAST_RECALL}: {wanted[place]} is taken")
     identity["whitening"] = index.space.digest
     with job.writing(job.layout.index(checkpoint, metric), "index", identity) as (path, record):
         indexes.save(index.index, path)
         listed = _listed(job, codes, job.layout.indexed(checkpoint, metric), identity)
         record.update(how, vectors=asked.manifest.digest, rows_digest=listed)
-        record.update(_carried(found, how, conditions, rows) or {
-            **_recall(job, index, codes, asked), "recall_of": conditions, "changed_since_recall": 0
-        })  # fmt: skip
-    kind = f"{factory}{' of half-whitened rows' if whitened else ''}"
-    job.say(f"recall@{RECALL_AT} of {kind} against exact search: {record['recall']:.3f}")
+        record.update(recall)
+
+
+def _wanted(job: Job, possible: Sequence[str], checkpoint: str, metric: str, conditions: dict[str, Any]) -> list[str]:
+    """Kinds to try: from the one on that the former index settled on under the same conditions."""
+    former = kept_manifest(job.layout.index(checkpoint, metric), "index")
+    if former is not None and former.record["recall_of"] == conditions and former.identity["factory"] in possible:
+        return list(possible[possible.index(former.identity["factory"]) :])
+    return list(possible)
 
 
 def _made(job: Job, codes: CodeSet, checkpoint: str, metric: str, factory: str, whitened: bool,

@@ -29,8 +29,10 @@ Array = np.ndarray[Any, Any]
 
 FLAT_NUMBERS = 25_000 * 1024
 """Rows x K up to which an index is flat: 100 MB, which a core reads within 20 ms; from benchmarks/results/index.md."""
-APPROXIMATE = "RaBitQfs2"
-"""What is taken beyond: the kind with recall@10 >= .95 at least latency in that table."""
+APPROXIMATE = ("RaBitQfs2", "SQ8", "Flat")
+"""What is tried beyond: kinds with recall@10 >= .95 by rising latency in that table, and Flat, which is exact."""
+LEAST_RECALL = 0.95
+"""recall@10, measured on the run's own rows and queries, below which `auto` takes the next kind."""
 
 
 @dataclass(frozen=True)
@@ -69,13 +71,17 @@ class Space:
         return self.whitening.half(np.eye(dimension)).astype(np.float32)
 
 
-def settled(section: IndexSection, metric: str, rows: int, dimension: int) -> tuple[str, bool]:
-    """The factory string for so many rows of K numbers, and whether they are half-whitened."""
-    factory = section.factory
-    if factory == "auto":
-        factory = "Flat" if rows * dimension <= FLAT_NUMBERS else APPROXIMATE
+def kinds(section: IndexSection, rows: int, dimension: int) -> tuple[str, ...]:
+    """The factory strings that come into question for so many rows of K numbers, in the order of preference."""
+    if section.factory != "auto":
+        return (section.factory,)
+    return ("Flat",) if rows * dimension <= FLAT_NUMBERS else APPROXIMATE
+
+
+def is_whitened(section: IndexSection, metric: str, factory: str) -> bool:
+    """Whether an index of that kind holds half-whitened rows."""
     wanted = factory != "Flat" if section.rows == "auto" else section.rows == "whitened"
-    return factory, wanted and metric == "inner"
+    return wanted and metric == "inner"
 
 
 def fit_space(job: Job, checkpoint: str, metric: str, whitened: bool) -> Space:

@@ -94,6 +94,7 @@ class Arrays:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._plain: dict[str, Plain | None] = {}
+        self._known: dict[str, bool] = {}  # zarr looks at the disk each time, which takes half a millisecond
         try:
             self._group = zarr.open_group(str(directory), mode="r", zarr_format=3)
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -104,7 +105,9 @@ class Arrays:
         return sorted(self._group.array_keys())
 
     def __contains__(self, name: str) -> bool:
-        return name in self._group
+        if name not in self._known:
+            self._known[name] = name in self._group
+        return self._known[name]
 
     def rows(self, name: str) -> int:
         """How many rows an array has."""
@@ -156,6 +159,6 @@ class Arrays:
         )
 
     def _array(self, name: str) -> Any:
-        if name not in self._group:
+        if name not in self:
             raise StoreError(f"expected an array {name!r} in {self.directory}, got {', '.join(self.names()) or 'none'}")
         return self._group[name]

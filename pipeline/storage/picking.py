@@ -53,12 +53,14 @@ class Plain:
 
     def _read(self, chunk: int, within: Array, places: Array, mine: Array) -> None:
         """Rows of a chunk into their places. Not mapped: pages of the cache would count as memory of this process."""
-        file, size = Path(f"{self.directory}/c/{chunk}" + "/0" * (len(self.shape) - 1)), places.shape[1]
-        with file.open("rb", buffering=0) as stream:
-            handle = stream.fileno()
+        file, size = f"{self.directory}/c/{chunk}" + "/0" * (len(self.shape) - 1), places.shape[1]
+        handle = os.open(file, os.O_RDONLY)
+        try:
             for row, place in zip(within.tolist(), mine.tolist(), strict=True):
                 if os.preadv(handle, [places[place]], row * size) < size:
                     raise OSError(f"expected a row of {size} bytes at {row * size} in {file}, got the end of the file")
+        finally:
+            os.close(handle)
 
 
 def plain(directory: Path) -> Plain | None:

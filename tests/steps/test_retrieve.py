@@ -13,7 +13,7 @@ from pipeline.core.preconditioner import Preconditioner
 from pipeline.errors import StoreError
 from pipeline.steps.codes import FINITE, NOT_FINITE, CodeSet, CodeShard
 from pipeline.steps.retrieve import Indexed, exact_search, index_search
-from pipeline.steps.space import Space, settled
+from pipeline.steps.space import Space, is_whitened, kinds
 from pipeline.storage import indexes
 from pipeline.storage.arrays import write_arrays
 from pipeline.storage.artefact import Manifest
@@ -138,15 +138,17 @@ def test_an_index_of_half_whitened_rows_answers_for_any_later_curvature(codes, r
 
 def test_what_auto_takes_for_so_many_rows():
     section = defaults_of_index()
-    assert settled(section, "inner", 25_000, 1024) == ("Flat", False)
-    assert settled(section, "inner", 25_001, 1024) == ("RaBitQfs2", True)
-    assert settled(section, "cosine", 12_501, 2048) == ("RaBitQfs2", False)
-    chosen = section.model_copy(update={"factory": "SQ8", "rows": "plain"})
-    assert settled(chosen, "inner", 10, 64) == ("SQ8", False)
-    assert settled(section.model_copy(update={"factory": "Flat", "rows": "whitened"}), "inner", 10, 64) == (
-        "Flat",
-        True,
-    )
+    assert kinds(section, 25_000, 1024) == ("Flat",)
+    assert kinds(section, 25_001, 1024) == kinds(section, 12_501, 2048) == ("RaBitQfs2", "SQ8", "Flat")
+    assert kinds(section.model_copy(update={"factory": "SQ8"}), 10, 64) == ("SQ8",)
+
+
+def test_what_is_half_whitened():
+    section = defaults_of_index()
+    assert [is_whitened(section, "inner", kind) for kind in ("Flat", "RaBitQfs2", "SQ8")] == [False, True, True]
+    assert not is_whitened(section, "cosine", "RaBitQfs2")
+    assert is_whitened(section.model_copy(update={"rows": "whitened"}), "inner", "Flat")
+    assert not is_whitened(section.model_copy(update={"rows": "plain"}), "inner", "SQ8")
 
 
 def defaults_of_index():
