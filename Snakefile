@@ -30,6 +30,7 @@ include: "stages/scores.smk"
 include: "stages/query.smk"
 include: "stages/evaluate.smk"
 include: "stages/report.smk"
+include: "stages/retrain.smk"
 
 
 localrules:

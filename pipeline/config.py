@@ -39,6 +39,10 @@ STAGES = {
     "query": ("query", "index", "compute"),
     "evaluate": ("seed", "task", "checkpoints", "scores", "evaluate", "compute"),
     "report": ("task", "report", "query"),
+    "retrain": ("seed", "task", "retrain", "compute"),
+    "lds": ("seed", "task", "checkpoints", "scores", "retrain", "compute"),
+    "memorisation": ("seed", "task", "checkpoints", "scores", "retrain", "compute"),
+    "retraining": ("task", "checkpoints", "retrain", "compute"),
 }
 """The sections that each stage reads, in the order of the flow: what its results depend on, and nothing else."""
 

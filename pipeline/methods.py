@@ -105,6 +105,13 @@ def columns_of(estimators: list[str]) -> list[str]:
     return [name for name in METHODS if name in ("s", *CONTROLS, *estimators)]
 
 
+def paired(estimators: list[str]) -> list[tuple[str, tuple[str, ...]]]:
+    """Scores of pairs, and where each is asked: those of `lowland query`, and those asked for that have pairs."""
+    answered = [(name, (checkpoint,)) for name, checkpoints in SCORES.items() for checkpoint in checkpoints]
+    further = [name for name in estimators if METHODS[name].pairs and name not in SCORES]
+    return [*answered, *((name, METHODS[name].at[:1]) for name in further)]
+
+
 def is_checkpoint(name: str) -> bool:
     """Whether a checkpoint may have this name: trained, flat, or an epoch or a seed with its number."""
     return name in CHECKPOINTS or re.fullmatch(r"(epoch|seed)-[1-9]\d*", name) is not None

@@ -20,6 +20,7 @@ ROWS_MB = 1000
 """A task's rows and its model, where the stage runs the task."""
 TASK_STAGES = (
     "train", "flatten", "trajectory", "member", "projection", "gradients", "candidates", "evaluate", "report",
+    "retrain", "lds", "memorisation",
 )  # fmt: skip
 QUANTISED_ROWS = 65_536
 """Rows that train an index's quantisers at most."""
@@ -33,6 +34,7 @@ LIMIT_MIN = {
     "gradients": 30,
     "candidates": 60,
     "index": 120,
+    "retrain": 240,
 }
 OTHER_LIMIT_MIN = 30
 

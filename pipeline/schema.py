@@ -6,14 +6,14 @@ drift apart.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from pipeline.errors import ConfigError
 from pipeline.fields import Count, NotNegative, Positive, Section, Selection, Share, Strength, nearest
-from pipeline.methods import METHODS, SCORED, parse_score
+from pipeline.methods import METHODS, SCORED, columns_of, parse_score
 
 SPLITS = ("train", "validation", "query")
 
@@ -90,6 +90,10 @@ class CheckpointsSection(Section):
             "seeds": ["trained", *(f"seed-{number}" for number in range(1, self.seeds + 1))],
         }
         return list(dict.fromkeys(name for each in at for name in kinds.get(each, [each])))
+
+    def name_of(self, at: Sequence[str]) -> str:
+        """Where a method is asked, for tables: the first of its checkpoints, or all of that kind."""
+        return "+".join(self.expanded(at[:1]))
 
     @property
     def further(self) -> list[str]:
@@ -206,6 +210,25 @@ class EvaluateSection(Section):
     neighbours: Count
 
 
+class RetrainSection(Section):
+    """Retrainings on changed rows: the ground truth of evaluation."""
+
+    members: Count
+    lds_fraction: Share
+    lds_subsets: Annotated[int, Field(ge=4)]
+    lds_seeds: Count
+    memorisation_fraction: Share
+    memorisation_models: Annotated[int, Field(ge=4)]
+    memorised_threshold: Share
+    seeds: Annotated[int, Field(ge=2)]
+    removed_share: Literal["auto"] | Share
+    pruned_share: Share
+    rankings: list[str]
+    single_rows: Count
+    single_seeds: Count
+    keep_weights: bool
+
+
 class Config(Section):
     """The whole configuration of a run."""
 
@@ -225,6 +248,7 @@ class Config(Section):
     query: QuerySection
     report: ReportSection
     evaluate: EvaluateSection
+    retrain: RetrainSection
 
     @model_validator(mode="after")
     def defined(self) -> Config:
@@ -235,5 +259,17 @@ class Config(Section):
                 raise ConfigError(
                     f"expected projection.method {' or '.join(fitting)} for {name}, got {self.projection.method}; set "
                     f"it, or take {name} out"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def ranked(self) -> Config:
+        """Suspects of retrainings are ranked by columns that the score table has."""
+        columns = columns_of(self.scores.estimators)
+        for name in self.retrain.rankings:
+            if name not in columns:
+                raise ConfigError(
+                    f"expected retrain.rankings out of the scores of the run, {', '.join(columns)}, got "
+                    f"{name!r}{nearest(name, columns)}; take it out, or add it to scores.estimators"
                 )
         return self

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from pipeline import config as settings
 from pipeline import resources
+from pipeline import retrainings
 from pipeline.errors import InputError
-from pipeline.methods import METHODS, columns_of
+from pipeline.methods import METHODS, columns_of, paired
 from pipeline.shards import Plan
 from pipeline.storage.layout import METRIC_OF, Layout
 from pipeline.steps.code import code_of
@@ -82,6 +83,8 @@ wildcard_constraints:
     split="train|validation|query",
     shard=r"\d+",
     metric="inner|cosine",
+    set=r"[a-z]+",
+    block=r"\d+",
 
 
 def sections(stage):
@@ -152,6 +155,17 @@ def gradients_scored():
     ]
 
 
+def gradients_paired():
+    """Gradients of all splits at the checkpoints that scores of pairs want."""
+    wanted = [name for _, at in paired(CONFIG.scores.estimators) for name in CONFIG.checkpoints.expanded(at)]
+    return [
+        shard
+        for checkpoint in dict.fromkeys(wanted)
+        for split in PLAN.splits
+        for shard in shards_of("gradients", checkpoint, split)
+    ]
+
+
 def vectors_asked(split, checkpoints=None):
     """Vectors of a split at some checkpoints, or at those that the configured scores want; none of no rows."""
     found = checkpoints_asked() if checkpoints is None else checkpoints
@@ -205,3 +219,19 @@ def evaluation():
     """The evaluation, where it is wanted and possible."""
     wanted = CONFIG.report.evaluation and PLAN.truth and PLAN.classes
     return ["results/evaluation/mislabel.json"] if wanted else []
+
+
+def retrained(set_name):
+    """The jobs that retrain the members of a set."""
+    return [f"results/retrain/{set_name}/blocks/{block}.json" for block in retrainings.blocks(CONFIG.retrain, set_name)]
+
+
+def retrained_from(wildcards):
+    """What tells a set its rows: scores for suspects, memorisation for memorised rows."""
+    told_by = {"removal": "results/scores/scores.json", "memorised": "results/evaluation/memorisation.json"}
+    return [told_by[wildcards.set]] if wildcards.set in told_by else []
+
+
+def truth_for(wildcards):
+    """Digest of the true labels, where the oracle looks at them."""
+    return PLAN.truth if wildcards.set == "removal" else ""

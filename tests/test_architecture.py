@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "pipeline"
 
 RANKS = {
-    "errors": 0, "config": 1, "fields": 1, "methods": 1, "schema": 1, "shards": 1, "provenance": 1, "resources": 1, "core": 2, "tasks": 3, "storage": 3, "steps": 4, "report": 4, "cli": 5,
+    "errors": 0, "config": 1, "fields": 1, "methods": 1, "schema": 1, "shards": 1, "provenance": 1, "resources": 1, "retrainings": 1, "core": 2, "tasks": 3, "storage": 3, "steps": 4, "report": 4, "cli": 5,
     "__main__": 5,
 }  # fmt: skip
 

@@ -1,43 +1,127 @@
-"""`lowland evaluate`: scores against true labels, beside the simple controls."""
+"""`lowland evaluate`: scores against true labels and against retrained models, beside the simple controls."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from pipeline.cli.common import JSON, RUN, layout_of, show
 from pipeline.cli.locks import held
-from pipeline.cli.run import all_cores, drive
-from pipeline.errors import DataError
+from pipeline.cli.run import arguments_of, drive
+from pipeline.errors import DataError, TaskError
 from pipeline.shards import Plan
+from pipeline.steps.shared import shared_rows
 from pipeline.storage.artefact import manifest_path, open_artefact
+from pipeline.storage.layout import Layout
 
 HEADERS = {
     "mislabel": "finding wrong labels (positives: given label differs from the true one)",
     "relabel": "suggesting the true label, on the rows whose given label is wrong",
+    "lds-half": "predicting models on random subsets (LDS; low and high: bootstrapped interval of 95 %)",
+    "lds-most": "the same on the subsets of memorisation",
+    "retraining-removal": "accuracy on the query rows after retraining (gains paired by seed, with standard errors)",
+    "memorised": "memorisation of the train rows",
+    "retraining-memorised": "accuracy on the query rows without the memorised rows",
 }
+"""Tables, in the order in which they are printed."""
+
+WANTED = {
+    "lds": ("lds-half",),
+    "retrain": ("retraining-removal",),
+    "memorisation": ("memorised", "lds-most", "retraining-memorised"),
+}
+"""Option: the tables that it asks for."""
+
+MADE_WITH = {"memorised": "memorisation", "relabel": "mislabel"}
+"""Tables that are written beside another one, which is the rule's output."""
 
 
 @click.command()
 @RUN
+@click.option(
+    "--lds", is_flag=True, help="Against models on random halves of the train rows: which scores predict them."
+)
+@click.option(
+    "--retrain", is_flag=True, help="Retrain without the suspects, with mended labels, on the half that matters."
+)
+@click.option(
+    "--memorisation", is_flag=True, help="Memorisation of every row, and influence of every pair, by retraining."
+)
+@click.option("--cores", type=click.IntRange(min=1), help="Cores to use. [default: all]")
+@click.option("--profile", help="How to run: local, slurm, or a directory with a Snakemake profile.")
 @JSON
-def evaluate(run: Path, as_json: bool) -> None:
-    """Judge every score of RUN against the task's true labels. No estimator sees them."""
+def evaluate(run: Path, cores: int | None, profile: str | None, as_json: bool, **asked: bool) -> None:
+    """Judge the scores of RUN: against the task's true labels, and, where asked, against retrained models.
+
+    No estimator sees true labels. Retrained models are kept: what was broken off goes on where it stopped. How many
+    there are is said under `retrain` in the config, what they show in docs/evaluation.md.
+
+    \b
+    lowland evaluate runs/demo                  finding and mending wrong labels
+    lowland evaluate runs/demo --lds            120 models on halves of the rows
+    lowland evaluate runs/demo --memorisation   400 models on 70 % of the rows
+    """
     layout = layout_of(run)
-    if not Plan.load(layout.plan).truth:
-        raise DataError(
-            "expected a task with true_labels to evaluate against, got one without; give it the property true_labels"
-        )
+    plan = Plan.load(layout.plan)
+    tables = [table for name, wanted in WANTED.items() if asked[name] for table in wanted]
+    _check(plan, tables)
+    tables = (["mislabel", "relabel"] if plan.truth else []) + tables
+    targets = list(dict.fromkeys(f"results/evaluation/{MADE_WITH.get(table, table)}.json" for table in tables))
+    given = {"cores": cores, "profile": profile, "dask": None, "snakemake_arguments": ()}
+    options = {**given, "force": (), "refit": False, "until": None, "dry_run": False}
     with held(run):
-        drive(run, all_cores(), ["results/evaluation/mislabel.json"])
-    for table, header in HEADERS.items():
-        path = layout.evaluation(table)
-        if manifest_path(path).is_file():
-            rows = open_artefact(path, "evaluation").record["rows"]
-            if not rows:
-                raise DataError(
-                    "expected both right and wrong labels to evaluate on, got only one kind; compare true_labels with "
-                    "labels"
-                )
-            show(rows, as_json, header)
+        drive(run, arguments_of(options), targets)
+    found = {table: rows for table in HEADERS if table in tables and (rows := _rows(layout, table)) is not None}
+    if as_json:
+        _print_json(found, layout)
+        return
+    for table, rows in found.items():
+        show(rows, False, HEADERS[table])
+    for line in shared_rows(layout):
+        click.echo(line)
+
+
+def _check(plan: Plan, tables: list[str]) -> None:
+    """What can be known before any model is trained.
+
+    Raises:
+        DataError: nothing to evaluate against, or no query rows to judge retrained models on.
+        TaskError: the task does not train.
+    """
+    if not plan.truth and not tables:
+        raise DataError(
+            "expected a task with true_labels to evaluate against, got one without; give it the property true_labels, "
+            "or ask for --lds, --retrain or --memorisation"
+        )
+    if tables and not plan.trains:
+        raise TaskError(
+            "expected a task that trains its model to retrain it on other rows, got one without train(self, model); "
+            "write `train`, which takes its rows from self.train_rows()"
+        )
+    if tables and not plan.splits["query"].rows:
+        raise DataError("expected query rows to judge retrained models on, got none; give the task query_rows")
+
+
+def _rows(layout: Layout, table: str) -> list[dict[str, Any]] | None:
+    """The rows of a table; None where it was not made.
+
+    Raises:
+        DataError: the truth knows only one kind of label.
+    """
+    path = layout.evaluation(table)
+    if not manifest_path(path).is_file():
+        return None
+    rows: list[dict[str, Any]] = open_artefact(path, "evaluation").record["rows"]
+    if not rows:
+        raise DataError(
+            "expected both right and wrong labels to evaluate on, got only one kind; compare true_labels with labels"
+        )
+    return rows
+
+
+def _print_json(found: dict[str, list[dict[str, Any]]], layout: Layout) -> None:
+    import json
+
+    click.echo(json.dumps({**found, "shared_rows": shared_rows(layout)}, indent=1))

@@ -17,6 +17,7 @@ import click
 
 from pipeline import config as settings
 from pipeline.errors import ConfigError, LowlandError, TaskError
+from pipeline.retrainings import SETS
 from pipeline.storage.artefact import write_whole
 from pipeline.storage.layout import Layout
 from pipeline.tasks.names import task_file
@@ -29,6 +30,9 @@ WHERE = {
     "curvature": ("checkpoint", "split"),
     "vectors": ("checkpoint", "split"),
     "index": ("checkpoint", "metric"),
+    "retrain": ("set_name", "block"),
+    "lds": ("set_name",),
+    "retraining": ("set_name",),
 }
 """Which artefact of a stage: the options that it needs besides --config."""
 
@@ -47,6 +51,8 @@ WHERE = {
 @click.option("--split", type=click.Choice(settings.SPLITS))
 @click.option("--shard", help="Name of a shard, such as 00000.")
 @click.option("--metric", type=click.Choice(["inner", "cosine"]))
+@click.option("--set", "set_name", type=click.Choice(SETS), help="Which retrainings.")
+@click.option("--block", help="retrain: which of their jobs, such as 00000.")
 @click.option("--memory-mb", type=click.IntRange(min=1), help="Memory that it may take. [default: the config's]")
 @click.option("--dask", metavar="ADDRESS", help="Scheduler of a dask.distributed cluster for reductions and scans.")
 def stage(

@@ -56,7 +56,9 @@ def exponents(peaks: Array, row_scale: Array, levels: int, hair: float = 1e-4) -
     """
     tiny = np.finfo(np.float32).tiny
     least = np.maximum(peaks / np.float32(levels), tiny)
-    found = np.floor(8 * np.log2(np.maximum(row_scale, tiny)[:, None] / least) + hair)
+    # A block of zeros under a scale of 4 or more: infinite, and clipped as it should be.
+    with np.errstate(over="ignore"):
+        found = np.floor(8 * np.log2(np.maximum(row_scale, tiny)[:, None] / least) + hair)
     return np.clip(found, 0, len(BLOCK_STEPS) - 1).astype(np.uint8)
 
 

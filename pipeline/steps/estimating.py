@@ -156,6 +156,10 @@ class RunStores:
                 self.opened[split, name] = open_codes(self.layout, self.plan, name, split)
         return {name: self.opened[split, name] for name in at}
 
+    def digests(self) -> dict[str, list[str]]:
+        """Of all gradients that were opened, for the identity of what was made from them."""
+        return {f"{name} {split}": codes.digests() for (split, name), codes in sorted(self.opened.items())}
+
     @property
     def damping(self) -> float:
         """See `Stores`."""

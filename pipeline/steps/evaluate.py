@@ -73,7 +73,7 @@ def _mislabel(job: Job, task: Task, scores: dict[str, list[Any]], wrong: Array, 
     methods = []
     for column in columns_of(job.config.scores.estimators):
         method, values = METHODS[column], np.array([np.nan if v is None else v for v in scores[column]], float)
-        checkpoint = "+".join(job.config.checkpoints.expanded(method.at[:1]))
+        checkpoint = job.config.checkpoints.name_of(method.at)
         methods.append((method.title, checkpoint, method.control, method.suspicious * values))
     neighbours = _neighbours(job, task, np.asarray(scores["given"]), judged)
     if neighbours is not None:

@@ -97,7 +97,7 @@ def _scores(job: Job, stores: RunStores) -> tuple[dict[str, Array], dict[str, li
     blocks = sum(len(shard.parts()) for shard in stores.sets("train", ["flat"])["flat"].shards)
     progress = job.progress("scoring", blocks, "blocks")
     scores = score_rows(stores, estimators, progress.add)
-    return scores, {f"{name} {split}": codes.digests() for (split, name), codes in sorted(stores.opened.items())}
+    return scores, stores.digests()
 
 
 def _relabelling(job: Job, plan: Plan, preconditioner: Preconditioner, labels: Array) -> dict[str, Any]:

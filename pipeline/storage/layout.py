@@ -104,3 +104,16 @@ class Layout:
     def evaluation(self, table: str) -> Path:
         """A table of results against true labels."""
         return self.results / "evaluation" / f"{table}.parquet"
+
+    def retrained(self, set_name: str, member: str) -> Path:
+        """What a retrained model makes of all rows."""
+        return self.results / "retrain" / set_name / f"{member}.zarr"
+
+    def retrained_block(self, set_name: str, block: str) -> Path:
+        """The list of the members that one job has made."""
+        return self.results / "retrain" / set_name / "blocks" / f"{block}.parquet"
+
+    @property
+    def pairs(self) -> Path:
+        """Influence of every pair of train and query row, from retrained models."""
+        return self.results / "evaluation" / "influence.zarr"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import nn
@@ -23,6 +25,7 @@ class Digits(ImageTask):
         noise_rate: share of the train labels that are flipped.
         seed: of the split and of the noise.
         epochs: of training.
+        hidden: widths of the hidden layers.
     """
 
     def __init__(
@@ -34,6 +37,7 @@ class Digits(ImageTask):
         noise_rate: float = 0.2,
         seed: int = 0,
         epochs: int = 200,
+        hidden: Sequence[int] = (256, 64),
     ) -> None:
         """Options: see the class."""
         from sklearn.datasets import load_digits  # heavy, and needed for this task alone
@@ -45,11 +49,12 @@ class Digits(ImageTask):
         images = torch.from_numpy((data.images / 16).astype(np.float32)).unsqueeze(1)
         splits = planted_splits(images, data.target.astype(np.int64), parts, Noise(noise, noise_rate, seed), 10)
         super().__init__(splits, [str(digit) for digit in range(10)], Recipe(whole("epochs", epochs)), side=8)
+        self._hidden = [whole("hidden", width) for width in hidden]
         self._made_of = f"load_digits {parts[0].size} {parts[1].size} {parts[2].size} {noise} {noise_rate} {seed}"
 
     def model(self) -> nn.Module:
-        """MLP 64-256-64-10, 33,738 parameters."""
-        return mlp([64, 256, 64, 10])
+        """MLP 64-256-64-10, 33,738 parameters; 64-40-10 with hidden: [40] has 3,010."""
+        return mlp([64, *self._hidden, 10])
 
     def sources(self) -> str:
         """The data come with scikit-learn; the options alone change them."""

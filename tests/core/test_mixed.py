@@ -82,3 +82,11 @@ def test_norms_are_those_of_what_is_decoded_in_either_order_of_memory(rng, encod
         np.testing.assert_array_equal(one, two)
     one_by_one = [codec.encode(row[None]).codes[0] for row in rows[-5:]]
     np.testing.assert_array_equal(stored.codes[-5:], one_by_one)
+
+
+@pytest.mark.parametrize("encoding", ["mixed", "int8"])
+def test_a_block_of_zeros_in_a_row_of_large_numbers_stays_negligible(rng, encoding):
+    rows = (rng.normal(size=(20, 256)) * 1e4).astype(np.float32)
+    rows[:, :64] = 0
+    decoded = fit_codec(encoding, rows).round_trip(rows)
+    assert np.abs(decoded[:, :64]).max() <= 1e-6 * np.abs(decoded).max()

@@ -94,7 +94,11 @@ class PairEstimator(Estimator):
 
     def pairs(self, queries: Rows, rows: Rows) -> Array:
         """Score of each query and train row, [q, n]."""
-        products: Array = self.ask(queries) @ self.features(rows).T
+        return self.answered(self.ask(queries), rows)
+
+    def answered(self, asked: Array, rows: Rows) -> Array:
+        """The same for what queries ask with, [q, D], once it is known."""
+        products: Array = asked @ self.features(rows).T
         return np.square(products) if self.squared else products
 
     def rows(self, rows: Rows) -> Array:

@@ -1,0 +1,165 @@
+"""Retraining on changed rows: what each member had, that it goes on where it stopped, and the tables made from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline import config as settings
+from pipeline.core.memorisation import influence
+from pipeline.errors import TaskError
+from pipeline.methods import METHODS
+from pipeline.retrainings import Member, blocks, members
+from pipeline.steps import memorisation, prepare, retrain, retraining
+from pipeline.steps.job import Job
+from pipeline.steps.retrained import open_retrained
+from pipeline.steps.shared import shared_rows
+from pipeline.storage.arrays import Arrays, write_arrays
+from pipeline.storage.artefact import manifest_path, read_manifest
+from pipeline.storage.layout import Layout
+from pipeline.storage.tables import read_table, write_table
+
+ROWS = 40
+RETRAIN = {
+    "members": 3, "lds_subsets": 4, "lds_seeds": 2, "memorisation_models": 6, "seeds": 2, "rankings": ["loss_flat"],
+    "single_rows": 2, "single_seeds": 1, "memorised_threshold": 0.01,
+}  # fmt: skip
+OPTIONS = {"train_size": ROWS, "validation_size": 10, "query_size": 10, "epochs": 3, "hidden": [8], "noise_rate": 0.1}
+
+
+def job(run: Path, stage: str, **sections: Any) -> Job:
+    overlay = {"task": {"class": "digits", "options": OPTIONS}, "retrain": RETRAIN, **sections}
+    return Job(stage, Layout(run), settings.validate(settings.merge(settings.defaults(), overlay)), lambda line: None)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run that is prepared, with scores that call the first rows the worst."""
+    prepare.run(job(tmp_path, "prepare"))
+    scores = job(tmp_path, "scores")
+    with scores.writing(scores.layout.scores, "scores", {}) as (path, _):
+        falling = np.arange(ROWS, 0, -1.0)
+        labels = {"given": np.zeros(ROWS, int), "suggested": np.full(ROWS, 4), "predicted": np.full(ROWS, 5)}
+        write_table(path, {**labels, **dict.fromkeys(METHODS, falling)}, {})
+    return tmp_path
+
+
+def train(run: Path, set_name: str, **sections: Any) -> Job:
+    made = job(run, "retrain", **sections)
+    for block in blocks(made.config.retrain, set_name):
+        retrain.run(made, set_name, block)
+    return made
+
+
+def kept_of(run: Path, set_name: str, member: str) -> np.ndarray:
+    return Arrays(Layout(run).retrained(set_name, member)).read("kept").astype(bool)
+
+
+def test_every_member_is_in_one_block():
+    section = job(Path(), "retrain").config.retrain
+    for name in ("half", "most", "removal", "memorised", "single"):
+        listed = [member for block in blocks(section, name).values() for member in block]
+        assert sorted(listed, key=str) == sorted(members(section, name), key=str)
+
+
+def test_random_subsets_are_halves_of_their_own_and_the_same_under_every_seed(run):
+    train(run, "half")
+    masks = [kept_of(run, "half", f"{i:05d}-0") for i in range(4)]
+    assert all(mask.sum() == ROWS // 2 for mask in masks)
+    assert len({mask.tobytes() for mask in masks}) == 4
+    assert np.array_equal(masks[2], kept_of(run, "half", "00002-1"))
+
+
+def test_members_of_one_subset_differ_by_their_seed_and_can_be_made_again_bit_for_bit(run):
+    made = train(run, "half")
+    first, second = (Arrays(made.layout.retrained("half", f"00001-{seed}")).read("query_loss") for seed in (0, 1))
+    assert not np.array_equal(first, second)
+    manifest_path(made.layout.retrained("half", "00001-0")).unlink()
+    train(run, "half", retrain={**RETRAIN, "members": 5})
+    assert np.array_equal(Arrays(made.layout.retrained("half", "00001-0")).read("query_loss"), first)
+
+
+def test_a_job_goes_on_where_it_stopped(run):
+    made = train(run, "half")
+    places = {member.name: manifest_path(made.layout.retrained("half", member.name)) for member in
+              members(made.config.retrain, "half")}  # fmt: skip
+    before = {name: place.stat().st_mtime_ns for name, place in places.items()}
+    places["00003-1"].unlink()
+    train(run, "half")
+    assert {name for name, place in places.items() if place.stat().st_mtime_ns != before[name]} == {"00003-1"}
+    train(run, "half", retrain={**RETRAIN, "lds_fraction": 0.25})
+    assert all(place.stat().st_mtime_ns != before[name] for name, place in places.items())
+
+
+def test_suspects_are_removed_relabelled_and_the_others_pruned(run):
+    made = train(run, "removal")
+    retrained = open_retrained(made.layout, made.plan(), made.config, "removal")
+    wrong = retrained.manifests[retrained.members.index(Member("oracle.relabelled", 0))].identity["labels"]
+    assert len(wrong) == 4
+    assert np.flatnonzero(~kept_of(run, "removal", "loss_flat.removed-0")).tolist() == [0, 1, 2, 3]
+    assert np.flatnonzero(kept_of(run, "removal", "loss_flat.pruned-0")).tolist() == list(range(ROWS // 2))
+    assert np.flatnonzero(~kept_of(run, "removal", "oracle.removed-1")).tolist() == [row for row, _ in wrong]
+    relabelled = retrained.manifests[retrained.members.index(Member("loss_flat.relabelled", 1))].identity["labels"]
+    assert relabelled == [[row, 5] for row in range(4)]
+    random = [kept_of(run, "removal", f"random.removed-{seed}") for seed in (0, 1)]
+    assert [mask.sum() for mask in random] == [ROWS - 4] * 2 and not np.array_equal(*random)
+    _check_table(made, retrained.correct("query"), [member.action for member in retrained.members])
+
+
+def _check_table(made: Job, correct: np.ndarray, actions: list[str]) -> None:
+    retraining.run(made, "removal")
+    rows = {
+        (row["rows"], row["action"]): row
+        for row in read_manifest(made.layout.evaluation("retraining-removal")).record["rows"]
+    }
+    of = {action: correct[[i for i, each in enumerate(actions) if each == action]].mean(1) for action in set(actions)}
+    row = rows["loss", "removed"]
+    assert row["accuracy"] == pytest.approx(of["loss_flat.removed"].mean())
+    difference = of["loss_flat.removed"] - of["random.removed"]
+    assert row["over_control"] == pytest.approx(difference.mean())
+    assert row["over_control_error"] == pytest.approx(difference.std(ddof=1) / np.sqrt(2))
+    assert (row["removed"], row["relabelled"], row["seeds"]) == (4, 0, 2)
+    assert made.layout.evaluation("retraining-removal").with_suffix(".md").read_text().count("\n| ") == len(rows) + 2
+
+
+def test_memorisation_comes_from_the_members_and_serves_removal(run):
+    made = train(run, "most")
+    memorisation.run(made)
+    retrained = open_retrained(made.layout, made.plan(), made.config, "most")
+    kept = retrained.read("kept").astype(bool)
+    assert (kept.sum(1) == round(0.7 * ROWS)).all()
+    own = read_table(made.layout.evaluation("memorisation"), ["memorisation"])["memorisation"]
+    assert np.array_equal(np.diagonal(influence(kept, retrained.correct("train")).value), own, equal_nan=True)
+    pairs = Arrays(made.layout.pairs).read("influence")
+    np.testing.assert_allclose(pairs, influence(kept, retrained.correct("query")).value, atol=1e-6)
+    train(run, "memorised")
+    removed = ~kept_of(run, "memorised", "memorised.removed-0")
+    assert np.array_equal(np.flatnonzero(removed), np.flatnonzero(np.nan_to_num(own) >= 0.01))
+    assert (~kept_of(run, "memorised", "random.removed-0")).sum() == removed.sum()
+
+
+def test_one_row_is_left_out(run):
+    train(run, "single")
+    assert kept_of(run, "single", "whole-0").all()
+    assert [(~kept_of(run, "single", f"row0000{i}-0")).sum() for i in (0, 1)] == [1, 1]
+
+
+def test_a_task_that_does_not_train_is_refused(run, monkeypatch):
+    monkeypatch.setattr(retrain, "trains", lambda task: False)
+    with pytest.raises(TaskError, match="expected a task that trains its model to retrain it"):
+        train(run, "half")
+
+
+def test_rows_that_stand_in_two_splits_are_named(run):
+    layout = Layout(run)
+    assert shared_rows(layout) == []
+    a, b, c, d = np.arange(64, dtype=np.uint8).reshape(4, 16)
+    made = job(run, "prepare")
+    with made.writing(layout.hashes, "rows", {}) as (path, _):
+        write_arrays(path, {"train": np.stack([a, b, a]), "validation": np.stack([c]), "query": np.stack([d, b, a, a])})
+    assert shared_rows(layout) == [
+        "2 rows of train and query are the same (train 0 = query 2, train 1 = query 1): evaluation on them flatters"
+    ]

@@ -1,0 +1,81 @@
+"""Ground truth by retraining, through the command: `lowland evaluate --lds --retrain --memorisation`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from pipeline.storage.layout import Layout
+from pipeline.storage.tables import read_table
+from tests.workflow.runs import ROWS, Project, ask, planned, succeed
+
+pytestmark = pytest.mark.workflow
+
+RETRAIN = {"members": 6, "lds_subsets": 5, "lds_seeds": 2, "memorisation_models": 10, "seeds": 2, "rankings": ["s"]}
+ASKED = ("--lds", "--retrain", "--memorisation")
+
+
+@pytest.fixture(scope="module")
+def judged(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of the project and everything that evaluation can train."""
+    run = project.copy_of_run(tmp_path_factory.mktemp("judged"))
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    (run / "config.yaml").write_text(yaml.safe_dump({**config, "retrain": RETRAIN}))
+    succeed("evaluate", run, *ASKED, "--cores", 2)
+    return run
+
+
+def tables(run: Path) -> dict[str, list[dict]]:
+    answer = ask("evaluate", run, *ASKED, "--cores", 1, "--json")
+    assert answer.code == 0, answer.err
+    return json.loads(answer.out)
+
+
+def test_every_table_is_made_and_asked_again_costs_no_training(judged: Path) -> None:
+    members = [*(Layout(judged).results / "retrain").rglob("*.zarr.json")] or [
+        *(Layout(judged).results / "retrain").rglob("*.json")
+    ]
+    before = {path: path.stat().st_mtime_ns for path in members}
+    found = tables(judged)
+    assert {"mislabel", "relabel", "lds-half", "lds-most", "retraining-removal", "memorised"} < set(found)
+    assert before and all(path.stat().st_mtime_ns == time for path, time in before.items())
+    for table in ("lds-half", "retraining-removal", "memorised"):
+        assert (Layout(judged).results / "evaluation" / f"{table}.md").is_file()
+
+
+def test_lds_has_every_score_of_pairs_a_ceiling_and_controls(judged: Path) -> None:
+    rows = [row for row in tables(judged)["lds-half"] if row["response"] == "margin"]
+    methods = {(row["method"], row["checkpoint"]) for row in rows}
+    assert {("influence", "trained"), ("influence", "flat"), ("FVM, single point", "flat"), ("TracIn", "trained"),
+            ("DMin (cosine)", "trained"), ("DMin (cosine)", "flat")} < methods  # fmt: skip
+    assert sum(row["control"] for row in rows) >= 4
+
+
+def test_the_oracle_removes_the_wrong_labels(judged: Path) -> None:
+    rows = {(row["rows"], row["action"]): row for row in tables(judged)["retraining-removal"]}
+    wrong = ROWS // 10
+    assert rows["truly wrong rows (oracle)", "removed"]["removed"] == wrong
+    assert rows["truly wrong rows (oracle)", "relabelled"]["relabelled"] == wrong
+    assert rows["random rows", "removed"]["removed"] == wrong
+    assert rows["FVM, set level (S)", "pruned"]["removed"] == ROWS // 2
+    assert all(0 <= row["accuracy"] <= 1 for row in rows.values())
+
+
+def test_memorisation_has_a_row_a_train_row(judged: Path) -> None:
+    table = read_table(Layout(judged).evaluation("memorisation"), ["row", "memorisation"])
+    assert table["row"] == list(range(ROWS)) and np.nanmax(np.asarray(table["memorisation"], float)) <= 1
+
+
+def test_retraining_is_no_part_of_a_run(project: Project, tmp_path: Path) -> None:
+    config = project.changed(tmp_path, retrain=RETRAIN)
+    assert planned(project.copy_of_run(tmp_path), "-c", config) == set()
+
+
+def test_rankings_are_columns_of_the_scores(project: Project, tmp_path: Path) -> None:
+    config = project.changed(tmp_path, retrain={"rankings": ["trak"]})
+    answer = ask("run", "-c", config, "--workdir", tmp_path / "run")
+    assert answer.code == 2 and "expected retrain.rankings out of the scores of the run" in answer.err
