@@ -29,6 +29,7 @@ include: "stages/index.smk"
 include: "stages/scores.smk"
 include: "stages/query.smk"
 include: "stages/evaluate.smk"
+include: "stages/retrieval.smk"
 include: "stages/report.smk"
 include: "stages/retrain.smk"
 

@@ -38,6 +38,7 @@ STAGES = {
     "scores": ("checkpoints", "scores", "compute"),
     "query": ("query", "index", "compute"),
     "evaluate": ("seed", "task", "checkpoints", "scores", "evaluate", "compute"),
+    "retrieval": ("task", "checkpoints", "compute"),
     "report": ("task", "report", "query"),
     "retrain": ("seed", "task", "retrain", "compute"),
     "lds": ("seed", "task", "checkpoints", "scores", "retrain", "compute"),

@@ -19,9 +19,11 @@ PROCESSES_MB = 1000
 ROWS_MB = 1000
 """A task's rows and its model, where the stage runs the task."""
 TASK_STAGES = (
-    "train", "flatten", "trajectory", "member", "projection", "gradients", "candidates", "evaluate", "report",
-    "retrain", "lds", "memorisation",
+    "train", "flatten", "trajectory", "member", "projection", "gradients", "candidates", "evaluate", "retrieval",
+    "report", "retrain", "lds", "memorisation",
 )  # fmt: skip
+METHODS_AT_ONCE = 16
+"""Methods whose scores of all pairs are held together."""
 QUANTISED_ROWS = 65_536
 """Rows that train an index's quantisers at most."""
 
@@ -58,6 +60,7 @@ def whole_bytes(stage: str, config: Config, plan: Plan) -> int:
         "scores": 4 * matrix * max(1, len(config.scores.estimators)) + 400 * train,
         "query": code * train * 5 // 4 + 64 * train,
         "evaluate": 400 * train,
+        "retrieval": 8 * matrix + METHODS_AT_ONCE * 8 * query * train,
         "report": 400 * train,
     }.get(stage, 0)
 

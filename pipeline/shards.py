@@ -88,6 +88,7 @@ class Plan:
         data: the task's keyword arguments that only say which rows there are.
         stamp: what the plan was made from; while it stays the same, rows are not read again.
         parts: of a row's loss.
+        groups: digest of the groups of train and query rows, for evaluation; empty where they are not known.
     """
 
     splits: dict[str, Split]
@@ -100,6 +101,7 @@ class Plan:
     data: dict[str, Any]
     stamp: dict[str, Any]
     parts: int = 1
+    groups: str = ""
 
     def save(self) -> str:
         """As JSON text."""

@@ -217,8 +217,16 @@ def relabelling():
 
 def evaluation():
     """The evaluation, where it is wanted and possible."""
-    wanted = CONFIG.report.evaluation and PLAN.truth and PLAN.classes
-    return ["results/evaluation/mislabel.json"] if wanted else []
+    if not CONFIG.report.evaluation:
+        return []
+    judged = {"mislabel": PLAN.truth and PLAN.classes, "retrieval": PLAN.groups}
+    return [f"results/evaluation/{table}.json" for table, wanted in judged.items() if wanted]
+
+
+def gradients_paired():
+    """Gradients of all splits at the checkpoints of methods that score pairs."""
+    wanted = CONFIG.checkpoints.expanded(at for method in METHODS.values() if method.pairs for at in method.at)
+    return [shard for each in wanted for split in PLAN.splits for shard in shards_of("gradients", each, split)]
 
 
 def retrained(set_name):

@@ -1,4 +1,4 @@
-"""`lowland evaluate`: scores against true labels and against retrained models, beside the simple controls."""
+"""`lowland evaluate`: against true labels, groups of rows and retrained models, beside the simple controls."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from pipeline.storage.layout import Layout
 HEADERS = {
     "mislabel": "finding wrong labels (positives: given label differs from the true one)",
     "relabel": "suggesting the true label, on the rows whose given label is wrong",
+    "retrieval": "finding train rows of the query's own group, mean over the query rows",
     "lds-half": "predicting models on random subsets (LDS; low and high: bootstrapped interval of 95 %)",
     "lds-most": "the same on the subsets of memorisation",
     "retraining-removal": "accuracy on the query rows after retraining (gains paired by seed, with standard errors)",
@@ -53,10 +54,11 @@ MADE_WITH = {"memorised": "memorisation", "relabel": "mislabel"}
 @click.option("--profile", help="How to run: local, slurm, or a directory with a Snakemake profile.")
 @JSON
 def evaluate(run: Path, cores: int | None, profile: str | None, as_json: bool, **asked: bool) -> None:
-    """Judge the scores of RUN: against the task's true labels, and, where asked, against retrained models.
+    """Judge what RUN answers, against the task's true labels, its groups of rows and, where asked, retrained models.
 
-    No estimator sees true labels. Retrained models are kept: what was broken off goes on where it stopped. How many
-    there are is said under `retrain` in the config, what they show in docs/evaluation.md.
+    Scores of rows are judged by true labels, what drove a prediction by groups; no estimator sees either. Retrained
+    models are kept: what was broken off goes on where it stopped. How many there are is said under `retrain` in the
+    config, what they show in docs/evaluation.md.
 
     \b
     lowland evaluate runs/demo                  finding and mending wrong labels
@@ -67,7 +69,7 @@ def evaluate(run: Path, cores: int | None, profile: str | None, as_json: bool, *
     plan = Plan.load(layout.plan)
     tables = [table for name, wanted in WANTED.items() if asked[name] for table in wanted]
     _check(plan, tables)
-    tables = (["mislabel", "relabel"] if plan.truth else []) + tables
+    tables = [*(["mislabel", "relabel"] if plan.truth else []), *(["retrieval"] if plan.groups else []), *tables]
     targets = list(dict.fromkeys(f"results/evaluation/{MADE_WITH.get(table, table)}.json" for table in tables))
     given = {"cores": cores, "profile": profile, "dask": None, "snakemake_arguments": ()}
     options = {**given, "force": (), "refit": False, "until": None, "dry_run": False}
@@ -90,10 +92,10 @@ def _check(plan: Plan, tables: list[str]) -> None:
         DataError: nothing to evaluate against, or no query rows to judge retrained models on.
         TaskError: the task does not train.
     """
-    if not plan.truth and not tables:
+    if not plan.truth and not plan.groups and not tables:
         raise DataError(
-            "expected a task with true_labels to evaluate against, got one without; give it the property true_labels, "
-            "or ask for --lds, --retrain or --memorisation"
+            "expected a task with true_labels or groups to evaluate against, got one without; give it the property "
+            "true_labels or the method groups(split), or ask for --lds, --retrain or --memorisation"
         )
     if tables and not plan.trains:
         raise TaskError(

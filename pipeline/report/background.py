@@ -143,10 +143,17 @@ class EvaluationRow:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Methods beside the simple controls; `truth` says what the true labels are, for example "planted noise, 20 %"."""
+    """Methods beside the simple controls.
+
+    Attributes:
+        rows: the methods.
+        question: what they were asked, for example "Which labels are wrong?".
+        truth: what they are judged by, in the plural, for example "true labels: planted noise, 20 %".
+    """
 
     rows: Sequence[EvaluationRow]
-    truth: str = ""
+    question: str = "Which labels are wrong?"
+    truth: str = "known true labels"
 
 
 @dataclass(frozen=True)

@@ -181,7 +181,7 @@ class Report:
         indexes: FAISS indexes.
         scores: the harm score of all rows.
         confusion: given against suggested label among the suspects.
-        evaluation: only where someone asked for it.
+        evaluations: only where someone asked for them.
         flagged: rows that are not finite.
         unseen: share of the training rows that the checkpoints have not seen, 0 to 1.
         warnings: sentences for the top of the page.
@@ -202,7 +202,7 @@ class Report:
     indexes: Sequence[Index] = ()
     scores: Scores | None = None
     confusion: Confusion | None = None
-    evaluation: Evaluation | None = None
+    evaluations: Sequence[Evaluation] = ()
     flagged: Sequence[FlaggedRow] = ()
     unseen: float | None = None
     warnings: Sequence[str] = ()

@@ -12,7 +12,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.report import figures
-from pipeline.report.data import Confusion, Flattening, Hit, QueryAnswer, Report, ScoreKind, Scores, Sharpness
+from pipeline.report.data import (
+    Confusion,
+    Evaluation,
+    Flattening,
+    Hit,
+    QueryAnswer,
+    Report,
+    ScoreKind,
+    Scores,
+    Sharpness,
+)
 from pipeline.report.printed import setting
 
 MATRIX = 16  # classes up to which given -> suggested is printed as a matrix, above it as the most frequent pairs
@@ -173,7 +183,6 @@ def not_finite(scores: Scores | None) -> int:
     return 0 if scores is None else int((~np.isfinite(np.asarray(scores.values, np.float64))).sum())
 
 
-def measures(report: Report) -> list[str]:
-    """Names of the measures in the evaluation, in order of appearance."""
-    rows = report.evaluation.rows if report.evaluation else ()
-    return list(dict.fromkeys(name for row in rows for name in row.values))
+def measures(evaluation: Evaluation) -> list[str]:
+    """Names of the measures in an evaluation, in order of appearance."""
+    return list(dict.fromkeys(name for row in evaluation.rows for name in row.values))

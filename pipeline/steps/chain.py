@@ -103,5 +103,11 @@ class Chain:
             yield layout.topk, "scores", {text: self.gradients(text.partition("@")[2], "train") for text in asked}
         for table in ("mislabel", "relabel"):
             yield layout.evaluation(table), "scores", self.digest(layout.scores)
+        judged = layout.evaluation("retrieval")
+        if judged in self.manifests:
+            asked = self.manifests[judged].identity["gradients"]
+            yield judged, "gradients", {text: self.gradients(*text.split(" ")) for text in asked}
+            yield judged, "groups", self.plan.groups
+            yield judged, "retired", retired
         yield layout.report, "scores", self.digest(layout.scores)
         yield layout.report, "topk", self.digest(layout.topk)

@@ -53,6 +53,7 @@ def run(job: Job) -> None:
         data=section.data,
         stamp=made_from,
         parts=facts.parts,
+        groups=_groups(task),
     )
     plan, lost = applied(job.layout, plan, contents(job.layout))
     if lost:
@@ -78,6 +79,12 @@ def _shard_rows(job: Job, task: Task) -> int:
 def _truth(task: Task) -> str:
     """Digest of the true labels, so that an evaluation knows when they change; empty where there are none."""
     return "" if task.true_labels is None else digest_value([int(label) for label in task.true_labels])
+
+
+def _groups(task: Task) -> str:
+    """The same of the groups of train and query rows; empty where either has none."""
+    found = [task.groups(split) for split in ("train", "query")]
+    return "" if any(not each for each in found) else digest_value([list(each or ()) for each in found])
 
 
 def _sources(task: Task) -> Any:

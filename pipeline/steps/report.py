@@ -16,7 +16,7 @@ from pipeline.report.page import render
 from pipeline.shards import Plan
 from pipeline.steps.background import (
     curvatures,
-    evaluation,
+    evaluations,
     flagged,
     flattening,
     indexes,
@@ -71,7 +71,7 @@ def run(job: Job) -> None:
         indexes=indexes(layout),
         scores=_scores(plan, table),
         confusion=_confusion(plan, suspects),
-        evaluation=evaluation(layout) if job.config.report.evaluation else None,
+        evaluations=evaluations(layout) if job.config.report.evaluation else [],
         flagged=flagged(layout, plan),
         unseen=unseen,
         warnings=warnings(layout, plan, unseen),

@@ -189,6 +189,11 @@ def classifies(task: Task) -> bool:
     return type(task).logits is not Task.logits
 
 
+def has_features(task: Task) -> bool:
+    """Whether the task tells what its model makes of rows."""
+    return type(task).features is not Task.features
+
+
 def show_by_shape(row: Row) -> Shown:
     """The input of a row as an image when it has the shape of one, else as text or a table."""
     value = row[0] if isinstance(row, (tuple, list)) and row else row

@@ -78,7 +78,7 @@ def full() -> Report:
         ],
         scores=Scores(np.append(scores, np.nan), [str(k) for k in labels[: N + 1]]),
         confusion=Confusion([str(k) for k in range(10)], counts),
-        evaluation=_evaluation(),
+        evaluations=[_evaluation()],
         flagged=[FlaggedRow("train", 1000, "loss is not finite")],
         unseen=0.0123,
         warnings=["Only 300 validation rows: the strength was chosen on 75 of them."],
@@ -155,7 +155,7 @@ def _evaluation() -> Evaluation:
         EvaluationRow("loss", "trained", {"AUC": 0.9322, "average precision": None}, control=True),
         EvaluationRow("TracIn", "trained", {"AUC": 0.8154}, note="last checkpoint"),
     ]
-    return Evaluation(rows, "planted noise: 20 % of the labels flipped")
+    return Evaluation(rows, truth="planted noise: 20 % of the labels flipped")
 
 
 def _provenance() -> list[Made]:
