@@ -38,7 +38,7 @@ OWNERS = {
 }
 """Where a foreign library may be imported: a file, or a folder."""
 
-OPTIONAL = {"transformers", "peft", "distributed", "snakemake_executor_plugin_slurm", "cleanlab"}
+OPTIONAL = {"transformers", "peft", "diffusers", "distributed", "snakemake_executor_plugin_slurm", "cleanlab"}
 """Libraries that are asked for when they are used: by some built-in tasks, by --dask, by a profile."""
 
 WITHOUT_TORCH = ("codec", "curvature", "preconditioner", "influence", "agreement")

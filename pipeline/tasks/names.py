@@ -8,6 +8,8 @@ BUILT_IN: dict[str, str] = {
     "causal_lm": "pipeline.tasks.causal_lm:CausalLm",
     "cifar100n": "pipeline.tasks.cifar:Cifar100N",
     "cifar10n": "pipeline.tasks.cifar:Cifar10N",
+    "diffusers": "pipeline.tasks.diffusers_unet:DiffusersUnet",
+    "diffusion": "pipeline.tasks.small_diffusion:SmallDiffusion",
     "digits": "pipeline.tasks.digits:Digits",
     "elpv": "pipeline.tasks.solar_cells:SolarCells",
     "fashion_mnist": "pipeline.tasks.idx_images:FashionMnist",
