@@ -16,6 +16,7 @@ ALL = {
     "incremental": "appending, retiring and compacting rows of a store of 100,000 (10 minutes)",
     "text": "what taught a text: language models, methods and controls (TEXT_SMALL=1: ten minutes; else some hours)",
     "digits": "mislabel detection and relabelling on digits, four kinds of noise, three seeds (10 minutes)",
+    "evidence": "the same on letters, clothes, sentences and CIFAR-N, in both regimes (--small or --full, a night)",
 }
 
 
@@ -26,12 +27,19 @@ def main() -> None:
         description="; ".join(f"{name}: {what}" for name, what in ALL.items()),
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(ALL)}; default: {', '.join(QUICK)}")
-    names = parser.parse_args().names or list(QUICK)
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--small", action="store_true", help="evidence: 1,000 train rows and one seed (the default)")
+    size.add_argument("--full", action="store_true", help="evidence: whole sizes and five seeds")
+    arguments = parser.parse_args()
+    names = arguments.names or list(QUICK)
+    if (arguments.small or arguments.full) and names != ["evidence"]:
+        parser.error("expected --small and --full with evidence alone, got other names; run those without")
     for name in names:
         if name not in ALL:
             parser.error(f"expected a benchmark out of {', '.join(ALL)}, got {name!r}")
     for name in names:
-        importlib.import_module(f"benchmarks.{name}").main()
+        main_of = importlib.import_module(f"benchmarks.{name}").main
+        main_of(full=arguments.full) if name == "evidence" else main_of()
 
 
 if __name__ == "__main__":
