@@ -93,6 +93,13 @@ METHODS = {
 }  # fmt: skip
 """Name in the config, and column of scores.parquet, to what it stands for."""
 
+POSTERIOR = Method("noise-channel posterior with neighbours", ("flat",), "unsigned", None, (),
+                   "-ln of the posterior that the given label is the true one, nats")  # fmt: skip
+"""The column `wrong`, where the task gives labels: from predictions (`pipeline.core.posterior`), not from gradients."""
+
+RANKED = {"wrong": POSTERIOR, **METHODS}
+"""All columns of scores.parquet by which rows can be ranked."""
+
 CONTROLS = tuple(name for name, method in METHODS.items() if method.control)
 SCORED = tuple(name for name, method in METHODS.items() if method.rows and not method.control)
 """Names that `scores.estimators` may list."""

@@ -19,8 +19,8 @@ PROCESSES_MB = 1000
 ROWS_MB = 1000
 """A task's rows and its model, where the stage runs the task."""
 TASK_STAGES = (
-    "train", "flatten", "trajectory", "member", "projection", "gradients", "candidates", "evaluate", "retrieval",
-    "report", "retrain", "lds", "memorisation",
+    "train", "flatten", "folds", "posterior", "trajectory", "member", "projection", "gradients", "candidates",
+    "evaluate", "retrieval", "report", "retrain", "lds", "memorisation",
 )  # fmt: skip
 METHODS_AT_ONCE = 16
 """Methods whose scores of all pairs are held together."""
@@ -30,6 +30,8 @@ QUANTISED_ROWS = 65_536
 LIMIT_MIN = {
     "train": 240,
     "flatten": 120,
+    "folds": 120,
+    "posterior": 120,
     "trajectory": 240,
     "member": 240,
     "projection": 60,
@@ -57,6 +59,7 @@ def whole_bytes(stage: str, config: Config, plan: Plan) -> int:
         "curvature": 6 * matrix,
         "vectors": 4 * matrix + 4 * code * (validation + query),
         "index": code * (train + 2 * min(train, QUANTISED_ROWS)) * 5 // 4,
+        "posterior": (96 * len(plan.classes) + 24 * config.posterior.neighbours) * train,
         "scores": 4 * matrix * max(1, len(config.scores.estimators)) + 400 * train,
         "query": code * train * 5 // 4 + 64 * train,
         "evaluate": 400 * train,

@@ -153,6 +153,25 @@ class CurvatureSection(Section):
     damping: Positive
 
 
+class FoldsSection(Section):
+    """Flat minima of parts of the validation rows."""
+
+    count: Count
+
+
+class PosteriorSection(Section):
+    """How likely each given label is wrong."""
+
+    neighbours: Annotated[int, Field(ge=0)]
+    symmetric_rows: NotNegative
+
+
+class SuspectsSection(Section):
+    """How suspects are ranked."""
+
+    score: Literal["auto", "wrong", "s", "w", "loss_flat", "loss_trained", "self_influence", "margin"]
+
+
 class IndexSection(Section):
     """The FAISS index of the codes."""
 
@@ -243,6 +262,9 @@ class Config(Section):
     gradients: GradientsSection
     candidates: CandidatesSection
     curvature: CurvatureSection
+    folds: FoldsSection
+    posterior: PosteriorSection
+    suspects: SuspectsSection
     index: IndexSection
     scores: ScoresSection
     query: QuerySection
@@ -265,7 +287,7 @@ class Config(Section):
     @model_validator(mode="after")
     def ranked(self) -> Config:
         """Suspects of retrainings are ranked by columns that the score table has."""
-        columns = columns_of(self.scores.estimators)
+        columns = ["wrong", *columns_of(self.scores.estimators)]
         for name in self.retrain.rankings:
             if name not in columns:
                 raise ConfigError(

@@ -130,6 +130,7 @@ def everything():
         shard for checkpoint in every for split in PLAN.splits for shard in shards_of("gradients", checkpoint, split)
     ]
     made += shards_of("candidates", "flat", "train") if PLAN.labelled else []
+    made += ["results/checkpoints/folds.json", *posterior()] if PLAN.labelled else []
     return [
         *made,
         *indexes_asked(),
@@ -213,6 +214,11 @@ def curvature_at(wildcards):
 def relabelling():
     """Gradients under every label, where the task gives labels."""
     return shards_of("candidates", "flat", "train") if PLAN.labelled else []
+
+
+def posterior():
+    """How likely the given labels are wrong, where the task gives labels."""
+    return ["results/posterior/posterior.json"] if PLAN.labelled else []
 
 
 def evaluation():

@@ -5,6 +5,7 @@ rule scores:
         candidates=relabelling(),
         at_flat="results/curvature/flat-validation.json",
         at_trained="results/curvature/trained-train.json",
+        posterior=posterior(),
     output:
         manifest="results/scores/scores.json",
     log:

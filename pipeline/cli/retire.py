@@ -13,7 +13,7 @@ from pipeline.cli.run import all_cores, drive
 from pipeline.errors import DataError
 from pipeline.shards import Plan
 from pipeline.steps import retire as tombstones
-from pipeline.steps.ranking import read_suspects
+from pipeline.steps.ranking import Ranked, column_of, read_suspects
 from pipeline.steps.tombstones import read, resolve
 from pipeline.storage.layout import Layout
 
@@ -64,12 +64,17 @@ def compact(run: Path) -> None:
     click.echo(f"{len(Plan.load(layout.plan).retired)} retired rows are in no store")
 
 
+def _suspects(layout: Layout, count: int) -> list[Ranked]:
+    plan = Plan.load(layout.plan)
+    return read_suspects(layout, plan, column_of(layout, plan), count)
+
+
 def _rows(layout: Layout, words: str | None, file: Path | None, suspects: int | None) -> Sequence[int] | None:
     """The rows that the options name; None without any."""
     if sum(option is not None for option in (words, file, suspects)) > 1:
         raise DataError("expected one of --rows, --file and --suspects, got several; give one")
     if suspects is not None:
-        return [each.row for each in read_suspects(layout, Plan.load(layout.plan), "s", suspects)]
+        return [each.row for each in _suspects(layout, suspects)]
     if file is not None:
         try:
             words = file.read_text(encoding="utf-8")

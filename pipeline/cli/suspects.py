@@ -8,21 +8,30 @@ import click
 
 from pipeline.cli.common import JSON, RUN, layout_of, show
 from pipeline.shards import Plan
-from pipeline.steps.ranking import COLUMN, read_suspects
+from pipeline.steps.ranking import COLUMN, column_of, read_suspects
 
 
 @click.command()
 @RUN
 @click.option("--top", default=20, show_default=True, type=click.IntRange(min=1), help="How many rows.")
-@click.option("--score", default="s", show_default=True, type=click.Choice(list(COLUMN)), help="What to rank by.")
+@click.option(
+    "--score",
+    type=click.Choice(list(COLUMN)),
+    help="What to rank by. [default: the config's suspects.score: wrong, or s where the task gives no labels]",
+)
 @JSON
-def suspects(run: Path, top: int, score: str, as_json: bool) -> None:
+def suspects(run: Path, top: int, score: str | None, as_json: bool) -> None:
     """The training rows that harm the model most: wrong labels and junk.
 
-    S (fvm) is g^T (C + lambda)^-1 g at the flat validation minimum: unsigned, larger is more harmful. The suggested
-    label is the one under which S is least; margin is S(given label) - S(suggested label).
+    wrong is -ln of the posterior that the given label is the true one, from flat validation minima, the confusions of
+    the classes and the nearest rows. S (fvm) is g^T (C + lambda)^-1 g at the flat minimum. Both are unsigned: larger is
+    more suspicious. The suggested label is the one under which S is least, margin the difference to the given one.
     """
     layout = layout_of(run)
-    found = read_suspects(layout, Plan.load(layout.plan), score, top)
-    header = f"top {len(found)} suspects by {COLUMN[score]}; unsigned, larger is more suspicious"
+    plan = Plan.load(layout.plan)
+    column = score or column_of(layout, plan)
+    found = read_suspects(layout, plan, column, top)
+    header = f"top {len(found)} suspects by {COLUMN[column]}; unsigned, larger is more suspicious"
+    if not score and not plan.labelled:
+        header += "; the task gives no labels, so that none can be called wrong"
     show([suspect.plain() for suspect in found], as_json, header)

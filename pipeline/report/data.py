@@ -32,6 +32,7 @@ if TYPE_CHECKING:  # base imports torch, which the page does not need
 __all__ = [
     "HARM",
     "INFLUENCE",
+    "WRONG",
     "Candidate",
     "Confusion",
     "Curvature",
@@ -95,6 +96,9 @@ class ScoreKind:
 
 
 HARM = ScoreKind("S", "flat", "unsigned; a larger score means that the row harms the model more", signed=False)
+WRONG = ScoreKind(
+    "-ln posterior", "flat", "unsigned; a larger score: the given label is more likely wrong", signed=False
+)
 INFLUENCE = ScoreKind(
     "influence",
     "trained",

@@ -14,7 +14,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from pipeline.core.agreement import auc, average_precision
 from pipeline.errors import DataError
-from pipeline.methods import METHODS, columns_of
+from pipeline.methods import RANKED, columns_of
 from pipeline.steps.job import Job
 from pipeline.steps.tasks import model_at, task_of, use_threads
 from pipeline.storage.artefact import open_artefact
@@ -40,10 +40,8 @@ def run(job: Job) -> None:
         raise DataError(
             "expected a task with true_labels to evaluate against, got one without; give it the property true_labels"
         )
-    scores = read_table(
-        job.layout.scores,
-        ["given", "flag", *columns_of(job.config.scores.estimators), *(LABELS if plan.labelled else ())],
-    )
+    columns = [*(["wrong"] if plan.labelled else []), *columns_of(job.config.scores.estimators)]
+    scores = read_table(job.layout.scores, ["given", "flag", *columns, *(LABELS if plan.labelled else ())])
     truth, given = np.asarray(task.true_labels), np.asarray(scores["given"])
     judged = (truth >= 0) & (np.asarray(scores["flag"]) == 0)
     wrong = truth != given
@@ -71,8 +69,8 @@ def _write(job: Job, table: str, identity: dict[str, Any], rows: list[dict[str, 
 def _mislabel(job: Job, task: Task, scores: dict[str, list[Any]], wrong: Array, judged: Array) -> list[dict[str, Any]]:
     """AUC, average precision and recall at the noise rate of every score, wrong labels being the positives."""
     methods = []
-    for column in columns_of(job.config.scores.estimators):
-        method, values = METHODS[column], np.array([np.nan if v is None else v for v in scores[column]], float)
+    for column in (name for name in RANKED if name in scores):
+        method, values = RANKED[column], np.array([np.nan if v is None else v for v in scores[column]], float)
         checkpoint = job.config.checkpoints.name_of(method.at)
         methods.append((method.title, checkpoint, method.control, method.suspicious * values))
     neighbours = _neighbours(job, task, np.asarray(scores["given"]), judged)

@@ -113,7 +113,11 @@ def _worsens(choice: Choice) -> bool:
 
 
 def _settings(job: Job, strength: float, learning_rate: float) -> Settings:
-    section = job.config.flatten
+    return settings_of(job.config.flatten, strength, learning_rate, derive(job.config.seed, "flatten"))
+
+
+def settings_of(section: FlattenSection, strength: float, learning_rate: float, seed: int) -> Settings:
+    """How to descend by a section of the configuration, with what was chosen on the clean rows."""
     return Settings(
         method=section.method,
         strength=strength,
@@ -125,7 +129,7 @@ def _settings(job: Job, strength: float, learning_rate: float) -> Settings:
         noise_parts=section.noise_parts,
         noise_growth=section.noise_growth,
         optimizer=section.optimizer,
-        seed=derive(job.config.seed, "flatten"),
+        seed=seed,
     )
 
 

@@ -53,14 +53,17 @@ def measured(job: Job, capturer: Capturer, watch: Watch, setup_bytes: int, rows:
     return measure(watch, capture, setup_bytes, budget_bytes(job), most_rows(job))
 
 
-def check(job: Job, what: str, planned_bytes: int) -> None:
+EXCLUDE = "leave parameters out by gradients.exclude"
+
+
+def check(job: Job, what: str, planned_bytes: int, otherwise: str = EXCLUDE) -> None:
     """Refuse what is planned to take more than the budget.
 
     Raises:
         CapacityError: it is.
     """
     if planned_bytes + SLACK > budget_bytes(job):
-        raise _refusal(job, what, planned_bytes + SLACK, "leave parameters out by gradients.exclude")
+        raise _refusal(job, what, planned_bytes + SLACK, otherwise)
 
 
 def batch_rows(job: Job, plan: Plan) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.config import read_yaml
 from pipeline.core.influence import order
 from pipeline.errors import DataError
 from pipeline.shards import Plan
@@ -15,6 +16,7 @@ from pipeline.storage.layout import Layout
 from pipeline.storage.tables import read_table
 
 COLUMN = {
+    "wrong": "-ln of the posterior of the given label",
     "s": "S (FVM, set level) at flat",
     "w": "W (FVM) at flat",
     "loss_flat": "loss at flat",
@@ -23,6 +25,20 @@ COLUMN = {
     "margin": "margin S(given) - S(suggested) at flat",
 }
 """Columns of scores.parquet by which suspects can be ranked, larger being more suspicious."""
+
+
+FROM_LABELS = ("wrong", "margin")
+"""Those that there are where the task gives labels."""
+
+
+def usual(score: str, plan: Plan) -> str:
+    """The column that `suspects.score` of the configuration stands for; auto: `wrong`, or S without labels."""
+    return score if score != "auto" else "wrong" if plan.labelled else "s"
+
+
+def column_of(layout: Layout, plan: Plan) -> str:
+    """The column by which a run ranks its suspects where nobody asks for another."""
+    return usual(read_yaml(layout.config)["suspects"]["score"], plan)
 
 
 @dataclass(frozen=True)
@@ -50,7 +66,7 @@ def read_suspects(layout: Layout, plan: Plan, column: str, top: int) -> list[Ran
         StoreError: there are no scores.
     """
     open_artefact(layout.scores, "scores")
-    if column == "margin" and not plan.labelled:
+    if column in FROM_LABELS and not plan.labelled:
         raise DataError(
             f"expected --score {column} among the scores of the run, got none: the task gives no labels; choose another"
         )

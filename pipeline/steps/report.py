@@ -11,7 +11,7 @@ import torch
 from pipeline import __version__
 from pipeline.config import parse_score
 from pipeline.core.influence import SIGNED
-from pipeline.report.data import Confusion, Hit, QueryAnswer, Report, ScoreKind, Scores, Sizes, Suspect
+from pipeline.report.data import HARM, WRONG, Confusion, Hit, QueryAnswer, Report, ScoreKind, Scores, Sizes, Suspect
 from pipeline.report.page import render
 from pipeline.shards import Plan
 from pipeline.steps.background import (
@@ -26,7 +26,7 @@ from pipeline.steps.background import (
 )
 from pipeline.steps.job import Job
 from pipeline.steps.query import SIGN
-from pipeline.steps.ranking import read_suspects
+from pipeline.steps.ranking import read_suspects, usual
 from pipeline.steps.seen import unseen_share
 from pipeline.steps.tasks import checked_shown, model_at, task_of
 from pipeline.storage.artefact import open_artefact
@@ -46,8 +46,10 @@ def run(job: Job) -> None:
     """Write `report/index.html`."""
     plan, layout = job.plan(), job.layout
     task = task_of(job.config, plan)
-    table = read_table(layout.scores, ["s", "given"])
-    suspects = _suspects(job, plan, task, table)
+    column = usual(job.config.suspects.score, plan)
+    table = read_table(layout.scores, [column, "given"])
+    table["harm"] = table[column]
+    suspects = _suspects(job, plan, task, table, column)
     projection = open_artefact(layout.projection("flat"), "projection")
     unseen = unseen_share(layout)
     report = Report(
@@ -63,6 +65,7 @@ def run(job: Job) -> None:
             checkpoints=("trained", "flat"),
             classes=len(plan.classes) or None,
         ),
+        harm=_kind(column),
         suspects=suspects,
         queries=_queries(job, plan, task, table),
         flattening=flattening(layout),
@@ -83,19 +86,26 @@ def run(job: Job) -> None:
         "scores": open_artefact(layout.scores, "scores").digest,
         "topk": open_artefact(layout.topk, "query").digest,
         "report": job.config.report.plain(),
+        "suspects": job.config.suspects.plain(),
     }
     with job.writing(layout.report, "report", identity) as (path, _):
         path.write_text(render(report), encoding="utf-8")
 
 
 def _finite(table: dict[str, list[Any]]) -> Array:
-    scores = np.array([np.nan if value is None else value for value in table["s"]], float)
+    scores = np.array([np.nan if value is None else value for value in table["harm"]], float)
     return scores[np.isfinite(scores)]
 
 
-def _suspects(job: Job, plan: Plan, task: Task, table: dict[str, list[Any]]) -> list[Suspect]:
+def _kind(column: str) -> ScoreKind:
+    """How the report speaks of a column of the score table."""
+    checkpoint = "trained" if column in ("loss_trained", "self_influence") else "flat"
+    return {"s": HARM, "wrong": WRONG}.get(column, ScoreKind(column, checkpoint, HARM.meaning, signed=False))
+
+
+def _suspects(job: Job, plan: Plan, task: Task, table: dict[str, list[Any]], column: str) -> list[Suspect]:
     scores = np.sort(_finite(table))
-    found = read_suspects(job.layout, plan, "s", min(job.config.report.suspects, len(scores)))
+    found = read_suspects(job.layout, plan, column, min(job.config.report.suspects, len(scores)))
     rows = row_set(task, "train")
     return [
         Suspect(
@@ -116,9 +126,9 @@ def _shown(task: Task, rows: RowSet, row: int) -> Shown:
 
 
 def _scores(plan: Plan, table: dict[str, list[Any]]) -> Scores:
-    known = [i for i, value in enumerate(table["s"]) if value is not None and np.isfinite(value)]
+    known = [i for i, value in enumerate(table["harm"]) if value is not None and np.isfinite(value)]
     given = [plan.classes[table["given"][i]] for i in known] if plan.labelled else None
-    return Scores(np.array([table["s"][i] for i in known], float), given)
+    return Scores(np.array([table["harm"][i] for i in known], float), given)
 
 
 def _confusion(plan: Plan, suspects: Iterable[Suspect]) -> Confusion | None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.methods import METHODS
+from pipeline.methods import RANKED
 from pipeline.retrainings import PLAIN
 from pipeline.schema import CheckpointsSection
 from pipeline.steps.job import Job
@@ -42,10 +42,10 @@ def table(retrained: Retrained, checkpoints: CheckpointsSection) -> list[dict[st
         name, _, act = action.rpartition(".")
         values, relabelled = by_action[action], len(retrained.manifests[positions[0]].identity["labels"])
         rows.append({
-            "rows": NAMES.get(name) or (METHODS[name].title if name else "all"),
-            "checkpoint": checkpoints.name_of(METHODS[name].at) if name in METHODS else "none",
+            "rows": NAMES.get(name) or (RANKED[name].title if name else "all"),
+            "checkpoint": checkpoints.name_of(RANKED[name].at) if name in RANKED else "none",
             "action": act if name else "nothing",
-            "control": name in ("", "random", "oracle") or (name in METHODS and METHODS[name].control),
+            "control": name in ("", "random", "oracle") or (name in RANKED and RANKED[name].control),
             "removed": int(kept.max() - kept[positions[0]]),
             "relabelled": relabelled,
             "accuracy": float(values.mean()),

@@ -14,7 +14,7 @@ import numpy as np
 from pipeline.core.influence import relabel
 from pipeline.core.preconditioner import Preconditioner
 from pipeline.errors import ConfigError
-from pipeline.methods import METHODS, columns_of
+from pipeline.methods import METHODS, POSTERIOR, columns_of
 from pipeline.shards import Plan
 from pipeline.steps.codes import BLOCK_HELD_BYTES, FINITE, NOT_FINITE, CodeBlock, CodeSet
 from pipeline.steps.estimating import RunStores, fitted, score_rows
@@ -32,6 +32,7 @@ RETIRED = 2
 """Flag of a row that takes part in no answer."""
 
 NOTES = {
+    "wrong": f"unsigned: {POSTERIOR.note}",
     "suggested": "argmin over labels c of S(x, c); -1 where unknown",
     "margin": "S(given label) - S(suggested label)",
     "predicted": "argmin over labels c of the loss at flat: the prediction there; -1 where unknown",
@@ -58,6 +59,8 @@ def run(job: Job) -> None:
         "flag": np.where(retired, RETIRED, np.where(finite, FINITE, NOT_FINITE)).astype(np.int8),
     }
     if plan.labelled:
+        posterior, arrays = open_arrays(job.layout.posterior, "posterior")
+        columns["wrong"] = arrays.read("surprise")
         columns.update(_relabelling(job, plan, at_flat, labels))
     for name, values in columns.items():
         if isinstance(values, np.ndarray) and values.dtype.kind == "f" and values.ndim == 1:
@@ -67,6 +70,7 @@ def run(job: Job) -> None:
         "estimators": list(scores),
         "curvature": [flat_curvature.digest, trained_curvature.digest],
         "candidates": open_candidates(job.layout, plan, "flat", "train").digests() if plan.labelled else [],
+        "posterior": posterior.digest if plan.labelled else None,
         "rows": read_manifest(job.layout.hashes).digest,
         "retired": retired_of(plan, "train"),
     }

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import DataError
-from pipeline.methods import METHODS
+from pipeline.methods import RANKED
 from pipeline.provenance import digest_bytes
 from pipeline.retrainings import PLAIN, Member
 from pipeline.steps.job import Job
@@ -145,7 +145,7 @@ class Selector:
         if name == "memorised":
             return self.rows[np.argsort(-self._memorisation, kind="stable")]
         values = (
-            METHODS[name].suspicious * np.asarray(read_table(self.job.layout.scores, [name])[name], float)[self.rows]
+            RANKED[name].suspicious * np.asarray(read_table(self.job.layout.scores, [name])[name], float)[self.rows]
         )
         return self.rows[np.argsort(-np.nan_to_num(values, nan=-np.inf), kind="stable")]
 

@@ -41,7 +41,7 @@ class Layout:
         return self.results / "prepare" / "config.yaml"
 
     def checkpoint(self, name: str) -> Path:
-        """Weights: `trained` or `flat`."""
+        """Weights: `trained` or `flat`, or those of the `folds`."""
         return self.results / "checkpoints" / f"{name}.safetensors"
 
     @property
@@ -65,6 +65,11 @@ class Layout:
     def suspects(self) -> Path:
         """The rows that get candidates where not all do."""
         return self.results / "candidates" / "suspects.zarr"
+
+    @property
+    def posterior(self) -> Path:
+        """How likely each train row's label is wrong."""
+        return self.results / "posterior" / "posterior.zarr"
 
     def curvature(self, checkpoint: str, split: str) -> Path:
         """The spectral factor of a split's curvature."""

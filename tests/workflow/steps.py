@@ -40,6 +40,10 @@ def compute(directory: Path, config: Config) -> dict[str, np.ndarray]:
             stage(layout, config, "vectors", checkpoint=checkpoint, split=split)
     for shard in plan.splits["train"].shards if plan.labelled else ():
         stage(layout, config, "candidates", checkpoint="flat", split="train", shard=shard.name)
+    if plan.labelled:
+        if not layout.checkpoint("folds").exists():
+            stage(layout, config, "folds")
+        stage(layout, config, "posterior")
     stage(layout, config, "scores")
     return scores_of(directory)
 

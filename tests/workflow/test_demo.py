@@ -51,6 +51,7 @@ def wrong(demo: Path) -> np.ndarray:
 
 def test_wrong_labels_are_found(scores: dict[str, np.ndarray], wrong: np.ndarray) -> None:
     found = auc(scores["s"], wrong)
+    assert auc(scores["wrong"], wrong) > auc(scores["loss_flat"], wrong) - 0.005
     assert found >= 0.97
     assert found > auc(scores["loss_trained"], wrong)
 
@@ -66,7 +67,9 @@ def test_the_right_labels_are_suggested(demo: Path, scores: dict[str, np.ndarray
 def test_scores_and_answers_are_complete(demo: Path, scores: dict[str, np.ndarray]) -> None:
     plan = Plan.load(Layout(demo).plan)
     assert scores["row"].tolist() == list(range(plan.splits["train"].rows))
-    assert all(np.isfinite(scores[name]).all() for name in ("s", "w", "loss_flat", "loss_trained", "self_influence"))
+    assert all(
+        np.isfinite(scores[name]).all() for name in ("s", "w", "loss_flat", "loss_trained", "self_influence", "wrong")
+    )
     topk = read_table(Layout(demo).topk)
     keys = set(zip(topk["query"], topk["score"], topk["direction"], topk["rank"], strict=True))
     wanted = {
@@ -190,10 +193,10 @@ def test_a_row_is_answered_without_torch_and_at_once(demo: Path) -> None:
 
 def test_suspects_are_rows_of_the_table_in_order(demo: Path, scores: dict[str, np.ndarray]) -> None:
     rows = ask("suspects", demo, "--top", 5, "--json").rows
-    best = np.argsort(-scores["s"], kind="stable")[:5]
+    best = np.argsort(-scores["wrong"], kind="stable")[:5]
     assert [row["row"] for row in rows] == best.tolist()
     assert [row["rank"] for row in rows] == [1, 2, 3, 4, 5]
-    assert [row["score"] for row in rows] == pytest.approx(scores["s"][best].tolist())
+    assert [row["score"] for row in rows] == pytest.approx(scores["wrong"][best].tolist())
     assert [row["given"] for row in rows] == [str(label) for label in scores["given"][best]]
     assert set(rows[0]) == {"rank", "row", "score", "given", "suggested", "margin", "loss"}
 

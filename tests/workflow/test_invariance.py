@@ -16,7 +16,7 @@ from tests.workflow.steps import compute, config_of, scores_of
 
 pytestmark = pytest.mark.workflow
 
-NUMBERS = ("s", "w", "loss_flat", "loss_trained", "norm_flat", "self_influence", "tracin", "classical")
+NUMBERS = ("s", "w", "loss_flat", "loss_trained", "norm_flat", "self_influence", "tracin", "classical", "wrong")
 EXACT = {"gradients": {"codec": "float32"}}
 """Without rounding to eight bits, which may go either way when the seventh digit differs."""
 

@@ -34,7 +34,14 @@ def stages(*names: str) -> Chosen:
     return lambda artefact: artefact.split("/")[0] in names
 
 
-ANSWERS = stages("scores", "query", "evaluation", "report")
+ANSWERS = stages("posterior", "scores", "query", "evaluation", "report")
+
+
+def from_posterior(artefact: str) -> bool:
+    """The posterior and what follows from it; no query does."""
+    return artefact.startswith(("posterior", "scores", "evaluation", "report"))
+
+
 FROM_CURVATURE = stages("curvature", "vectors", "index", "scores", "query", "evaluation", "report")
 
 
@@ -56,13 +63,24 @@ CONFIG: dict[str, tuple[dict[str, Any], Chosen]] = {
     "seed": ({"seed": 7}, everything),
     "flatten.steps": (
         {"flatten": {"steps": 21}},
-        lambda artefact: artefact == "checkpoints/flat" or only_at("flat")(artefact) or ANSWERS(artefact),
+        lambda artefact: (
+            artefact in ("checkpoints/flat", "checkpoints/folds") or only_at("flat")(artefact) or ANSWERS(artefact)
+        ),
     ),
+    "posterior.neighbours": ({"posterior": {"neighbours": 5}}, from_posterior),
+    "folds.count": (
+        {"folds": {"count": 3}},
+        lambda artefact: artefact == "checkpoints/folds" or from_posterior(artefact),
+    ),
+    "suspects.score": ({"suspects": {"score": "s"}}, stages("report")),
     "projection.dimension": (
         {"projection": {"dimension": 32}},
-        lambda artefact: not artefact.startswith("checkpoints"),
+        lambda artefact: not artefact.startswith(("checkpoints", "posterior")),
     ),
-    "gradients.codec": ({"gradients": {"codec": "bf16"}}, lambda artefact: not artefact.startswith("checkpoints")),
+    "gradients.codec": (
+        {"gradients": {"codec": "bf16"}},
+        lambda artefact: not artefact.startswith(("checkpoints", "posterior")),
+    ),
     "curvature.damping": ({"curvature": {"damping": 0.5}}, FROM_CURVATURE),
     "index.factory": ({"index": {"factory": "SQ8"}}, stages("index", "query", "report")),
     "index.probes": ({"index": {"probes": 3}}, stages("index", "query", "report")),
@@ -109,7 +127,10 @@ OPTIONS: dict[str, tuple[list[str], Chosen]] = {
     "force index": (["--force", "index"], stages("index", "query", "report")),
     "force curvature": (["--force", "curvature"], FROM_CURVATURE),
     "refit": (["--refit"], everything),
-    "refit until gradients": (["--refit", "--until", "gradients"], stages("checkpoints", "projection", "gradients")),
+    "refit until gradients": (
+        ["--refit", "--until", "gradients"],
+        lambda artefact: stages("checkpoints", "projection", "gradients")(artefact) and "folds" not in artefact,
+    ),
 }
 
 
@@ -184,7 +205,7 @@ def test_appended_rows_need_their_own_shards_only(project: Project, tmp_path: Pa
         made = planned(project.copy_of_run(tmp_path))
     third = {f"{kind}/train/00002" for kind in ("gradients/trained", "gradients/flat", "candidates/flat")}
     # Curvature of the validation rows and the vectors at flat know nothing of train rows.
-    later = {name for name in whole if FROM_CURVATURE(name)} - {
+    later = {name for name in whole if FROM_CURVATURE(name) or name == "posterior/posterior"} - {
         "curvature/flat-validation",
         "vectors/flat-validation",
         "vectors/flat-query",

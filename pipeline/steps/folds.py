@@ -1,0 +1,93 @@
+"""Folds: K more flat minima, each without one fold of the clean validation rows, and how far to trust their odds.
+
+They descend as `flat` did, with the strength and learning rate that were chosen for it. Kept are all their weights, as
+one file, and the factor on logits that makes the loss least on the rows that each did not see.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from pipeline.core.device import chosen
+from pipeline.core.holdout import splits
+from pipeline.core.minimum import Settings, descend
+from pipeline.core.posterior import temperature
+from pipeline.core.rows import Part
+from pipeline.steps.flatten import settings_of
+from pipeline.steps.job import Job
+from pipeline.steps.predictions import labels_behind, predicted
+from pipeline.steps.tasks import derive, model_at, task_of, use_threads
+from pipeline.storage.artefact import read_manifest
+from pipeline.storage.weights import save_weights
+from pipeline.tasks.base import Task
+from pipeline.tasks.checks import row_set
+from pipeline.tasks.rows import RowSet
+
+Array = np.ndarray[Any, Any]
+
+FEWEST_A_FOLD = 2
+"""With fewer rows held out there are fewer folds; with less than two folds, one model of all rows and no factor."""
+
+
+def run(job: Job) -> None:
+    """Write `checkpoints/folds.safetensors`: the models 0 to K - 1; the record holds the factor."""
+    use_threads(job.config)
+    task = task_of(job.config, job.plan())
+    rows = row_set(task, "validation", chosen(job.config.compute.device))
+    flat = read_manifest(job.layout.checkpoint("flat"))
+    settings = settings_of(
+        job.config.flatten, flat.identity["strength"], flat.record["learning_rate"], derive(job.config.seed, "flatten")
+    )
+    parts = fold_splits(len(rows), job.config.folds.count, settings.seed)
+    models, held_out = _descended(job, task, rows, settings, parts)
+    identity = {
+        "trained": read_manifest(job.layout.checkpoint("trained")).digest,
+        "flat": flat.digest,
+        "folds": job.config.folds.count,
+        "content": job.plan().splits["validation"].content,
+    }
+    with job.writing(job.layout.checkpoint("folds"), "checkpoint", identity) as (path, record):
+        save_weights(path, nn.ModuleList(models))
+        record["models"] = len(models)
+        record.update(_calibrated(held_out))
+    job.say(f"{len(models)} folds; logits times {record['factor']:.3g}")
+
+
+def fold_splits(count: int, folds: int, seed: int) -> list[tuple[list[int], list[int]]]:
+    """Positions to descend on and those held out, for each fold; one fold that holds out none where rows are few."""
+    folds = min(folds, count // FEWEST_A_FOLD)
+    if folds < 2:
+        return [(list(range(count)), [])]
+    order = splits(count, 1, 1.0, seed)[0][1]
+    return [([i for n, i in enumerate(order) if n % folds != fold], order[fold::folds]) for fold in range(folds)]
+
+
+def _descended(
+    job: Job, task: Task, rows: RowSet, settings: Settings, parts: list[tuple[list[int], list[int]]]
+) -> tuple[list[nn.Module], list[tuple[Array, Array]]]:
+    """The models, and log probabilities and labels of the rows that each did not see."""
+    progress = job.progress("descending", len(parts) * settings.steps, "steps")
+    classes = len(job.plan().classes)
+    models, held_out = [], []
+    for number, (fit, kept) in enumerate(parts):
+        model = model_at(task, job.layout, "trained", rows.device)
+        own = replace(settings, seed=derive(settings.seed, f"fold {number}"))
+        for _ in descend(model, task.loss, Part(rows, fit), own):
+            progress.add()
+        models.append(model)
+        if kept:
+            log_probabilities, _ = predicted(task, model, rows, kept)
+            held_out.append((log_probabilities, labels_behind(task, model, rows, kept, classes)))
+    return models, held_out
+
+
+def _calibrated(held_out: list[tuple[Array, Array]]) -> dict[str, float]:
+    """The factor, and the held-out loss before and after."""
+    if not held_out:
+        return {"factor": 1.0}
+    log_probabilities, labels = (np.concatenate(parts) for parts in zip(*held_out, strict=True))
+    return {"factor": temperature(log_probabilities, labels)}

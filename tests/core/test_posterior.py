@@ -1,0 +1,115 @@
+"""The posterior of a noise channel: against sums written out, its special cases, and what it must not depend on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.core import posterior
+from pipeline.core.agreement import auc
+from pipeline.core.posterior import averaged, channel, judged, nearest, posterior_of, softmax, temperature
+
+CHANNEL = np.array([[0.9, 0.1, 0.0], [0.0, 0.5, 0.5], [0.05, 0.05, 0.9]])
+
+
+def made(count: int, seed: int, sharpness: float = 3.0) -> tuple[Any, Any, Any]:
+    """Calibrated probabilities [N, 3], and true and given labels drawn from them and from the channel."""
+    draw = np.random.default_rng(seed)
+    prior = softmax(sharpness * draw.normal(size=(count, 3)))
+    truth = np.array([draw.choice(3, p=row) for row in prior])
+    given = np.array([draw.choice(3, p=CHANNEL[label]) for label in truth])
+    return prior, truth, given
+
+
+def test_the_posterior_is_bayes_rule_written_out() -> None:
+    prior, _, given = made(40, 0)
+    found = posterior_of(prior, given, CHANNEL)
+    for row in range(40):
+        joint = [prior[row, true] * CHANNEL[true, given[row]] for true in range(3)]
+        assert found[row] == pytest.approx(np.array(joint) / sum(joint))
+
+
+def test_em_finds_the_channel_that_gave_the_labels() -> None:
+    prior, _, given = made(20000, 1)
+    assert np.abs(channel(prior, given, 0) - CHANNEL).max() < 0.03
+
+
+def test_the_weight_draws_the_channel_towards_the_symmetric_one() -> None:
+    prior, _, given = made(2000, 2)
+    loose, tight = channel(prior, given, 0), channel(prior, given, 1e9)
+    assert np.ptp(tight[~np.eye(3, dtype=bool)]) < 1e-5 < np.ptp(loose[~np.eye(3, dtype=bool)])
+    assert np.allclose(tight.sum(1), 1) and np.allclose(loose.sum(1), 1)
+
+
+def test_with_a_symmetric_channel_and_no_neighbours_the_order_is_that_of_the_loss() -> None:
+    prior, _, given = made(500, 3)
+    loss = -np.log(prior[np.arange(500), given])
+    assert np.array_equal(np.argsort(judged(prior, given, None, 0, 1e15).surprise), np.argsort(loss))
+
+
+def test_no_order_finds_more_wrong_labels_when_the_model_is_right() -> None:
+    prior, truth, given = made(20000, 4)
+    wrong = truth != given
+    found = judged(prior, given, None, 0, 0)
+    loss = -np.log(prior[np.arange(len(given)), given])
+    exact = 1 - posterior_of(prior, given, CHANNEL)[np.arange(len(given)), given]
+    assert auc(found.surprise, wrong) > auc(loss, wrong) + 0.02
+    assert abs(auc(found.surprise, wrong) - auc(exact, wrong)) < 0.003
+    assert np.mean(1 - np.exp(-found.surprise)) == pytest.approx(wrong.mean(), abs=0.01)
+
+
+def test_neighbours_add_what_a_weak_model_does_not_know() -> None:
+    draw = np.random.default_rng(5)
+    truth = draw.integers(0, 3, 900)
+    features = np.eye(3)[truth] * 4 + draw.normal(size=(900, 3))
+    prior = softmax(np.eye(3)[truth] + 2 * draw.normal(size=(900, 3)))
+    given = np.where(draw.random(900) < 0.3, (truth + draw.integers(1, 3, 900)) % 3, truth)
+    alone, helped = (auc(judged(prior, given, features, k, 100).surprise, truth != given) for k in (0, 20))
+    assert helped > alone + 0.05
+
+
+def test_nearest_rows_are_those_of_all_cosines() -> None:
+    features = np.random.default_rng(6).normal(size=(2500, 5))  # more than two blocks
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    likeness = unit @ unit.T
+    np.fill_diagonal(likeness, -2)
+    found = nearest(features * np.arange(1, 2501)[:, None], 7)
+    assert [set(row) for row in found.tolist()] == [set(row) for row in np.argsort(-likeness)[:, :7].tolist()]
+
+
+@pytest.mark.parametrize("tile", [64, 999, 5])
+def test_nearest_rows_do_not_depend_on_the_tiles(tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    features = np.random.default_rng(7).normal(size=(1300, 6))
+    whole = nearest(features, 9)
+    assert not (whole == np.arange(1300)[:, None]).any()
+    monkeypatch.setattr(posterior, "TILE", tile)
+    assert nearest(features, 9).tolist() == whole.tolist()
+
+
+def test_the_order_of_the_rows_does_not_matter() -> None:
+    prior, _, given = made(300, 7)
+    features = np.random.default_rng(8).normal(size=(300, 4))
+    order = np.random.default_rng(9).permutation(300)
+    found = judged(prior, given, features, 10, 50).surprise[order]
+    assert found == pytest.approx(judged(prior[order], given[order], features[order], 10, 50).surprise)
+
+
+def test_temperature_undoes_what_logits_were_multiplied_by() -> None:
+    draw = np.random.default_rng(10)
+    logits = draw.normal(size=(20000, 4)) * 2
+    labels = np.array([draw.choice(4, p=row) for row in softmax(logits)])
+    for factor in (0.3, 1.0, 4.0):
+        assert temperature(factor * logits, labels) == pytest.approx(1 / factor, rel=0.05)
+
+
+def test_folds_are_averaged_as_probabilities() -> None:
+    folds = [np.log(np.array([[0.2, 0.8]])), np.log(np.array([[0.6, 0.4]]))]
+    assert averaged(folds, 1.0) == pytest.approx(np.array([[0.4, 0.6]]))
+
+
+def test_certain_rows_keep_their_order() -> None:
+    prior = softmax(np.array([[0.0, 40.0], [0.0, 60.0], [0.0, 90.0], [50.0, 0.0]]))
+    surprise = judged(prior, np.zeros(4, int), None, 0, 1).surprise
+    assert np.isfinite(surprise).all() and (np.diff(surprise[:3]) > 1).all()
