@@ -45,6 +45,13 @@ def from_posterior(artefact: str) -> bool:
 FROM_CURVATURE = stages("curvature", "vectors", "index", "scores", "query", "evaluation", "report")
 
 
+def of_train_rows(artefact: str) -> bool:
+    """What all train rows are part of; curvature of the validation rows and the vectors at flat know nothing of them."""
+    if artefact in ("curvature/flat-validation", "vectors/flat-validation", "vectors/flat-query"):
+        return False
+    return FROM_CURVATURE(artefact) or artefact == "posterior/posterior"
+
+
 def only_at(checkpoint: str) -> Chosen:
     """All artefacts at a checkpoint, but for the checkpoint itself."""
     return lambda artefact: checkpoint in artefact and not artefact.startswith("checkpoints")
@@ -96,7 +103,13 @@ CONFIG: dict[str, tuple[dict[str, Any], Chosen]] = {
     "validation rows": (
         {"task": {"data": {"validation": 18}}},
         lambda artefact: (
-            artefact in ("checkpoints/flat", "gradients/trained/validation/00000", "vectors/trained-validation")
+            artefact
+            in (
+                "checkpoints/flat",
+                "checkpoints/folds",
+                "gradients/trained/validation/00000",
+                "vectors/trained-validation",
+            )
             or only_at("flat")(artefact)
             or stages("index")(artefact)  # their recall is measured with validation rows
             or ANSWERS(artefact)
@@ -115,7 +128,9 @@ CODE: dict[str, tuple[str, Chosen]] = {
     "steps/query.py": ("steps/query.py", stages("query", "report")),
     "steps/flatten.py": (
         "steps/flatten.py",
-        lambda artefact: artefact == "checkpoints/flat" or only_at("flat")(artefact) or ANSWERS(artefact),
+        lambda artefact: (
+            artefact in ("checkpoints/flat", "checkpoints/folds") or only_at("flat")(artefact) or ANSWERS(artefact)
+        ),
     ),
     "report/svg.py": ("report/svg.py", stages("report")),
     "cli/run.py": ("cli/run.py", lambda _: False),
@@ -204,20 +219,13 @@ def test_appended_rows_need_their_own_shards_only(project: Project, tmp_path: Pa
     with edited(project.data, array_bytes(table(ROWS + 25))):  # the partial second shard is filled, a third one begins
         made = planned(project.copy_of_run(tmp_path))
     third = {f"{kind}/train/00002" for kind in ("gradients/trained", "gradients/flat", "candidates/flat")}
-    # Curvature of the validation rows and the vectors at flat know nothing of train rows.
-    later = {name for name in whole if FROM_CURVATURE(name) or name == "posterior/posterior"} - {
-        "curvature/flat-validation",
-        "vectors/flat-validation",
-        "vectors/flat-query",
-    }
-    assert made == third | {name for name in whole if last_shard(name)} | later
+    assert made == third | {name for name in whole if last_shard(name) or of_train_rows(name)}
 
 
 def test_rows_that_fill_a_partial_shard_need_that_shard_only(project: Project, tmp_path: Path, whole: set[str]) -> None:
     with edited(project.data, array_bytes(table(ROWS + 5))):
         made = planned(project.copy_of_run(tmp_path))
-    of_validation = {"curvature/flat-validation", "vectors/flat-validation", "vectors/flat-query"}
-    assert made == {name for name in whole if last_shard(name) or FROM_CURVATURE(name)} - of_validation
+    assert made == {name for name in whole if last_shard(name) or of_train_rows(name)}
 
 
 def test_retired_rows_need_no_gradient(project: Project, tmp_path: Path, whole: set[str]) -> None:
