@@ -28,18 +28,19 @@ def main() -> None:
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(ALL)}; default: {', '.join(QUICK)}")
     size = parser.add_mutually_exclusive_group()
-    size.add_argument("--small", action="store_true", help="evidence: 1,000 train rows and one seed (the default)")
+    size.add_argument("--small", action="store_true", help="evidence: 1,000 train rows and two seeds (the default)")
     size.add_argument("--full", action="store_true", help="evidence: whole sizes and five seeds")
+    parser.add_argument("--table", action="store_true", help="evidence: print what has been run, run nothing")
     arguments = parser.parse_args()
     names = arguments.names or list(QUICK)
-    if (arguments.small or arguments.full) and names != ["evidence"]:
-        parser.error("expected --small and --full with evidence alone, got other names; run those without")
+    if (arguments.small or arguments.full or arguments.table) and names != ["evidence"]:
+        parser.error("expected --small, --full and --table with evidence alone, got other names; run those without")
     for name in names:
         if name not in ALL:
             parser.error(f"expected a benchmark out of {', '.join(ALL)}, got {name!r}")
     for name in names:
         main_of = importlib.import_module(f"benchmarks.{name}").main
-        main_of(full=arguments.full) if name == "evidence" else main_of()
+        main_of(full=arguments.full, table_only=arguments.table) if name == "evidence" else main_of()
 
 
 if __name__ == "__main__":

@@ -1,161 +1,171 @@
 """How well each score finds wrong labels, and what relabelling gets right, by the workflow on many data sets.
 
-A cell is a data set with a kind of noise and a regime (a model that learnt its noise by heart, or one that did not),
-run with the defaults of `lowland run` for each seed. `--small` is meant to take under half an hour, `--full` takes a
-night. Files that are not there (see docs/tasks.md) leave their cells out, which is said; a cell that failed stops all.
-Noise is human or planted, and is called so. Paths: LOWLAND_VADER, LOWLAND_FASHION, LOWLAND_LETTERS, LOWLAND_CIFAR.
+A cell (`benchmarks.evidence_cells`) is run with the defaults of `lowland run` and all estimators for each seed, in a
+directory of its own under `runs/evidence/`, which is kept: an interrupted benchmark goes on where it stopped, and one
+that is asked again runs nothing. `--small` is meant to take half an hour on two cores, `--full` a night; `--table` runs
+nothing and prints what has been run. A figure is printed if its cell was run by the present options, and not otherwise;
+cells that were not run, and cells whose data are not there, are named. A run that fails stops all. Noise is human or
+planted, and is called so.
+
+Paths of data: LOWLAND_VADER, LOWLAND_FASHION, LOWLAND_LETTERS, LOWLAND_CIFAR.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import statistics
 import subprocess
 import sys
-import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
+from benchmarks.evidence_cells import CELLS, ENCODED, SOURCES, Cell
+from benchmarks.evidence_sentences import encode
+from benchmarks.evidence_tables import MEASURES, Figures, rows_of
 from benchmarks.tables import keep
+from pipeline.config import read_yaml
+from pipeline.methods import METHODS, SCORED
 from pipeline.storage.artefact import open_artefact
 from pipeline.storage.layout import Layout
+from pipeline.storage.tables import read_table
+from pipeline.tasks.load import load
 
-Figures = dict[tuple[str, str, str], float]
-
-MEASURES = (("mislabel", "auc", "AUC"), ("relabel", "accuracy", "relabel accuracy"))
+HERE = Path(__file__).parent
+ROOT = HERE.parent / "runs" / "evidence"
+HEAD = ("hidden", "epochs")
+"""Options of the head on encoded sentences; all others are those of the sentences."""
+ESTIMATORS = tuple(name for name in SCORED if name != "s" and not METHODS[name].projections)
+"""All that the default projection allows, with as many checkpoints as the defaults have."""
+SEEDS = {"small": 2, "full": 5}
+BY_HEART = math.log(2)
+"""A wrong label with less loss than this at `trained` has the model's word for it: probability above 1/2."""
 
 
 @dataclass(frozen=True)
-class Cell:
-    """A column of the tables.
+class Run:
+    """A cell with a seed, in a setting, small or full."""
 
-    Attributes:
-        name: what people call it.
-        task: built-in task.
-        options: of the task.
-        source: environment variable that names its file or directory, or "" for none.
-        small: whether it is part of `--small`.
-    """
+    cell: Cell
+    seed: int
+    setting: str
 
-    name: str
-    task: str
-    options: dict[str, Any]
-    source: str = ""
-    small: bool = False
+    @property
+    def directory(self) -> Path:
+        """Where it is kept."""
+        return ROOT / self.setting / f"{self.cell.slug}-{self.seed}"
 
+    def config(self) -> dict[str, Any]:
+        """What it asks for beside the defaults."""
+        options = self.cell.options_of(self.setting == "small", self.seed)
+        task = self.cell.task
+        if task == ENCODED:
+            options = {name: options[name] for name in HEAD} | {"path": str(self._features())}
+            task = str(HERE / ENCODED)
+        return {
+            "seed": self.seed,
+            "task": {"class": task, "options": options},
+            "scores": {"estimators": list(ESTIMATORS)},
+        }
 
-def _cells() -> list[Cell]:
-    found = [
-        Cell(f"digits, planted {kind} 40 %, learnt by heart", "digits", {"noise": kind, "noise_rate": 0.4}, small=True)
-        for kind in ("uniform", "confusable", "instance")
-    ]
-    for kind in ("uniform", "confusable", "instance"):
-        for regime, letters, fashion in (("learnt by heart", 80, 60), ("not learnt by heart", 6, 4)):
-            planted = {"noise": kind, "noise_rate": 0.4}
-            name = f"planted {kind} 40 %, {regime}"
-            small = kind != "confusable"
-            found.append(Cell(f"letters, {name}", "letters", {**planted, "epochs": letters}, "LOWLAND_LETTERS", small))
-            found.append(
-                Cell(f"Fashion-MNIST, {name}", "fashion_mnist", {**planted, "epochs": fashion}, "LOWLAND_FASHION")
-            )
-    for labels in ("one rater", "worst of three"):
-        for agreement in (0.0, 0.6):
-            for encoder, epochs in (("scratch", 15), ("scratch", 3), ("minilm", 100), ("minilm", 6)):
-                options = {"labels": labels, "agreement": agreement, "encoder": encoder, "epochs": epochs}
-                name = f"sentences, human ({labels}, agreement {agreement:.0%}), {encoder}, {epochs} epochs"
-                small = encoder == "scratch" and agreement > 0 and epochs == 3
-                found.append(Cell(name, "vader", options, "LOWLAND_VADER", small))
-    for noise in ("aggregate", "random1", "worst"):
-        for epochs, augment in ((60, False), (10, True)):
-            options = {"noise": noise, "epochs": epochs, "augment": augment, "train_size": 10000}
-            name = f"CIFAR-10N, human ({noise}), {epochs} epochs{', augmented' if augment else ''}"
-            found.append(Cell(name, "cifar10n", options, "LOWLAND_CIFAR"))
-    return found
+    def _features(self) -> Path:
+        return self.directory.parent / "features" / f"{self.cell.slug}-{self.seed}.npz"
 
+    def make(self) -> None:
+        """Run the workflow, or what of it is not done yet.
 
-CELLS = _cells()
-SMALL = {"train_size": 1000, "validation_size": 300, "query_size": 50}
+        Raises:
+            SystemExit: it failed.
+        """
+        if self.cell.task == ENCODED:
+            options = self.cell.options_of(self.setting == "small", self.seed)
+            encode(self._features(), **{name: options[name] for name in options if name not in HEAD})
+        self.directory.parent.mkdir(parents=True, exist_ok=True)
+        file = self.directory.with_suffix(".yaml")
+        file.write_text(yaml.safe_dump(self.config()), encoding="utf-8")
+        command = [sys.executable, "-m", "pipeline", "run", "-c", file, "--workdir", self.directory]
+        command += ["--until", "evaluate", "--cores", "1"]
+        done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
+        if done.returncode:
+            raise SystemExit(f"{self.cell.name}, seed {self.seed}, failed: no table.\n{done.stderr[-2000:]}")
 
+    def made(self) -> bool:
+        """Whether the evaluation is there and is that of this configuration."""
+        layout = Layout(self.directory)
+        if not layout.evaluation("mislabel").with_suffix(".json").is_file():
+            return False
+        ran = read_yaml(layout.config)
+        wanted = self.config()
+        same = ran["seed"] == wanted["seed"] and ran["task"]["options"] == wanted["task"]["options"]
+        return bool(same and ran["scores"] == wanted["scores"])
 
-def options_of(cell: Cell, small: bool, seed: int) -> dict[str, Any]:
-    """The options of the cell's task."""
-    path = {"path": os.environ[cell.source]} if cell.source else {}
-    return {**cell.options, **(SMALL if small else {}), **path, "seed": seed}
+    def figures(self) -> Figures:
+        """What its evaluation says, measure by measure."""
+        layout = Layout(self.directory)
+        return {
+            measure: {
+                (row["method"], row["checkpoint"]): float(row[column])
+                for row in open_artefact(layout.evaluation(table), "evaluation").record["rows"]
+            }
+            for measure, table, column in MEASURES
+        }
 
-
-def run(directory: Path, task: str, options: dict[str, Any], seed: int) -> Figures:
-    """One run of the workflow with its defaults; (measure, method, checkpoint) to its figure."""
-    directory.mkdir(parents=True)
-    config = directory.with_suffix(".yaml")
-    config.write_text(yaml.safe_dump({"seed": seed, "task": {"class": task, "options": options}}), encoding="utf-8")
-    command = [sys.executable, "-m", "pipeline", "run", "-c", str(config), "--workdir", str(directory)]
-    done = subprocess.run([*command, "--until", "evaluate"], capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"{task} {options} failed, so that there is no table:\n{done.stderr[-2000:]}")
-    return figures(Layout(directory))
-
-
-def figures(layout: Layout) -> Figures:
-    """What a run's evaluation says."""
-    found = {}
-    for table, column, measure in MEASURES:
-        for row in open_artefact(layout.evaluation(table), "evaluation").record["rows"]:
-            found[measure, row["method"], row["checkpoint"]] = float(row[column])
-    return found
+    def learnt(self) -> float:
+        """Share of the wrong labels that the trained model says itself."""
+        task = self.config()["task"]
+        truth = np.asarray(load(task["class"], task["options"], HERE).true_labels)
+        scores = read_table(Layout(self.directory).scores, ["given", "loss_trained"])
+        wrong = (truth >= 0) & (np.asarray(scores["given"]) != truth)
+        return float((np.asarray(scores["loss_trained"], float)[wrong] < BY_HEART).mean())
 
 
-def rows_of(cells: dict[str, list[Figures]]) -> list[dict[str, Any]]:
-    """A row a cell, measure and method: mean and standard deviation over the seeds.
-
-    Raises:
-        ValueError: a cell has no run, or its runs know different methods: nothing is printed that was not measured.
-    """
-    rows = []
-    for cell, runs in cells.items():
-        if not runs or any(set(found) != set(runs[0]) for found in runs):
-            raise ValueError(f"expected runs of the same methods in the cell {cell}, got {len(runs)} runs")
-        for name in runs[0]:
-            values = [found[name] for found in runs]
-            spread = statistics.stdev(values) if len(values) > 1 else None
-            measure, method, checkpoint = name
-            rows.append(
-                {
-                    "cell": cell,
-                    "measure": measure,
-                    "method": method,
-                    "at": checkpoint,
-                    "mean": statistics.mean(values),
-                    "deviation": spread,
-                    "seeds": len(values),
-                }
-            )
-    return rows
-
-
-def main(full: bool = False) -> None:
-    """Run the cells that there are data for, 1,000 train rows and one seed, or whole sizes and five seeds."""
-    seeds = range(5) if full else range(1)
-    measured: dict[str, list[Figures]] = {}
-    with tempfile.TemporaryDirectory() as scratch:
-        for number, cell in enumerate(cell for cell in CELLS if full or cell.small):
-            if cell.source and cell.source not in os.environ:
-                print(f"left out, as {cell.source} names no data: {cell.name}", flush=True)
-                continue
-            measured[cell.name] = [
-                run(Path(scratch) / f"{number}-{seed}", cell.task, options_of(cell, not full, seed), seed)
-                for seed in seeds
-            ]
-            print(f"done: {cell.name}", flush=True)
+def main(full: bool = False, table_only: bool = False) -> None:
+    """Run what of the setting has not been run and print its tables, or print them alone."""
     setting = "full" if full else "small"
+    cells = [cell for cell in CELLS if full or cell.small]
+    for source in dict.fromkeys(cell.source for cell in cells if not cell.there()):
+        print(f"left out, as {source} names no data: cells that need {SOURCES[source]}", flush=True)
+    runs = [Run(cell, seed, setting) for seed in range(SEEDS[setting]) for cell in cells if cell.there()]
+    if not table_only:
+        _make([run for run in runs if not run.made()])
+    made = [run for run in runs if run.made()]
+    missing = [f"{run.cell.name}, seed {run.seed}" for run in runs if run not in made]
+    missing += [f"{cell.name}: no data" for cell in cells if not cell.there()]
+    by_cell = {cell: [run for run in made if run.cell == cell] for cell in cells}
+    by_cell = {cell: of for cell, of in by_cell.items() if of}
+    if not by_cell:
+        raise SystemExit("expected a cell that was run, got none; run python -m benchmarks evidence")
+    figures = {cell: [run.figures() for run in of] for cell, of in by_cell.items()}
+    learnt = {cell: statistics.mean(run.learnt() for run in of) for cell, of in by_cell.items()}
     keep(
         "evidence",
         f"python -m benchmarks evidence --{setting}",
-        rows_of(measured),
-        by="cell",
-        timed=False,
+        rows_of(figures, learnt),
+        by="table",
         setting=setting,
-        seeds=list(seeds),
+        not_run=missing,
+        runs=[_raw(run) for run in made],
     )
+    print("\n".join(f"not run: {name}" for name in missing))
+
+
+def _make(runs: list[Run]) -> None:
+    """Run them, as many at a time as there are cores."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with ThreadPoolExecutor(cores) as pool:
+        for run, _ in zip(runs, pool.map(Run.make, runs), strict=True):
+            print(f"done: {run.cell.name}, seed {run.seed}", flush=True)
+
+
+def _raw(run: Run) -> dict[str, Any]:
+    """A run's own figures, for the JSON."""
+    measures = {
+        measure: {" @".join(method): value for method, value in values.items()}
+        for measure, values in run.figures().items()
+    }
+    return {"cell": run.cell.name, "seed": run.seed, "task": run.config()["task"]["class"].split("/")[-1], **measures}

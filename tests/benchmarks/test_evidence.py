@@ -2,41 +2,96 @@
 
 from __future__ import annotations
 
+import subprocess
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from benchmarks import evidence
-from benchmarks.evidence import CELLS, options_of, rows_of
+from benchmarks.evidence import Run
+from benchmarks.evidence_cells import CELLS, CHOSEN_ON, ENCODED, SMALL_PLANTED
+from benchmarks.evidence_sentences import SPLITS, Encoded
+from benchmarks.evidence_tables import DEFAULT, rows_of
 from pipeline.tasks.names import BUILT_IN
 
-A, B = ("AUC", "loss", "flat"), ("AUC", "S", "flat")
+OURS, LOSS, S, OLD = (
+    (DEFAULT, "flat"),
+    ("loss", "flat"),
+    ("FVM, set level (S)", "flat"),
+    ("classical influence", "trained"),
+)
+CELL = CELLS[0]
 
 
-def test_rows_are_means_over_the_seeds() -> None:
-    rows = rows_of({"c": [{A: 0.5, B: 0.9}, {A: 0.7, B: 0.9}]})
-    assert [(row["method"], row["mean"], row["seeds"]) for row in rows] == [("loss", 0.6, 2), ("S", 0.9, 2)]
-    assert rows[0]["deviation"] == pytest.approx(0.1414, abs=1e-3)
-    assert rows_of({"c": [{A: 0.5}]})[0]["deviation"] is None
+def run_of(ours: float, loss: float, s: float = 0.5, old: float = 0.5) -> Any:
+    values = {OURS: ours, LOSS: loss, S: s, OLD: old}
+    return {"AUC": values, "average precision": {}, "recall at the noise rate": {}, "relabel accuracy": {}}
 
 
-@pytest.mark.parametrize("runs", [[], [{A: 0.5}, {B: 0.5}]])
+def test_rows_are_means_over_the_seeds_and_say_who_was_best() -> None:
+    rows = rows_of({CELL: [run_of(0.9, 0.8, 0.7, 0.6), run_of(0.8, 0.9, 0.8, 0.3)]}, {CELL: 1.0})
+    first = rows[0]
+    assert (first["wrong"], first["best other"]) == pytest.approx((0.85, 0.85))
+    assert first["which"] == "loss @flat"
+    assert first["seeds"] == 2 and first["role"] == CELL.role
+    assert rows[1]["loss @flat"] == "0.850 ± 0.071"
+    (paired,) = [row for row in rows if row["table"].startswith("Second order")]
+    assert paired["mean"] == pytest.approx(0.3) and paired["standard error"] == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("runs", [[], [run_of(1, 1), {**run_of(1, 1), "AUC": {LOSS: 0.5}}]])
 def test_a_cell_that_was_not_run_is_not_printed(runs: list[Any]) -> None:
-    with pytest.raises(ValueError, match="expected runs of the same methods in the cell c"):
-        rows_of({"c": runs})
+    with pytest.raises(ValueError, match=f"expected runs of the same methods in the cell {CELL.name}"):
+        rows_of({CELL: runs}, {CELL: 1.0})
 
 
-def test_cells_are_told_apart_and_name_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert len({cell.name for cell in CELLS}) == len(CELLS)
-    assert {cell.task for cell in CELLS} <= set(BUILT_IN)
-    assert all("planted" in cell.name or "human" in cell.name for cell in CELLS)
-    monkeypatch.setenv("LOWLAND_CIFAR", "/data")
-    assert options_of(CELLS[-1], False, 3)["path"] == "/data" and options_of(CELLS[0], True, 3)["train_size"] == 1000
+def test_cells_are_told_apart_and_name_tasks() -> None:
+    assert len({cell.slug for cell in CELLS}) == len(CELLS)
+    assert {cell.task for cell in CELLS} <= {*BUILT_IN, ENCODED}
+    assert all(cell.noise.startswith(("planted", "human")) for cell in CELLS)
+    assert sum(cell.choice for cell in CELLS) == len(CHOSEN_ON)
+    assert sum(cell.small for cell in CELLS if cell.noise.startswith("planted")) == len(SMALL_PLANTED)
+    small = [cell for cell in CELLS if cell.small]
+    assert {cell.heart for cell in small} == {True, False} and sum(not cell.choice for cell in small) >= 5
 
 
-def test_a_failed_run_leaves_no_table(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+def test_a_run_of_other_options_does_not_count(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(evidence, "ROOT", tmp_path)
+    run = Run(CELL, 0, "small")
+    assert not run.made()
+    results = run.directory / "results"
+    for name in ("evaluation/mislabel.json", "prepare/config.yaml"):
+        (results / name).parent.mkdir(parents=True)
+        (results / name).write_text("{}")
+    config = run.config()
+    for seed, made in ((0, True), (1, False)):
+        (results / "prepare/config.yaml").write_text(f"{ {**config, 'seed': seed} }")
+        assert run.made() == made
+
+
+def test_a_failed_run_leaves_no_table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     kept: list[Any] = []
+    monkeypatch.setattr(evidence, "ROOT", tmp_path)
     monkeypatch.setattr(evidence, "keep", lambda *a, **k: kept.append(a))
-    with pytest.raises(SystemExit, match="failed, so that there is no table"):
-        evidence.run(tmp_path / "r", "digits", {"nose": "uniform"}, 0)
+    failed = subprocess.CompletedProcess([], 2, "", "expected noise")
+    monkeypatch.setattr(subprocess, "run", lambda *a, **k: failed)
+    with pytest.raises(SystemExit, match=r"failed: no table.\nexpected noise"):
+        evidence.main()
     assert not kept
+
+
+def test_nothing_run_is_no_table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(evidence, "ROOT", tmp_path)
+    with pytest.raises(SystemExit, match="expected a cell that was run, got none"):
+        evidence.main(table_only=True)
+
+
+def test_encoded_sentences_are_what_was_written(tmp_path: Path) -> None:
+    arrays = {f"{split}_x": np.eye(3, 5, dtype=np.float32) for split in SPLITS}
+    arrays |= {f"{split}_y": np.arange(3) for split in SPLITS}
+    np.savez(tmp_path / "x.npz", **arrays, truth=np.array([0, 0, 2]))
+    task = Encoded(str(tmp_path / "x.npz"), hidden=4)
+    assert task.labels == [0, 1, 2] and task.true_labels == [0, 0, 2]
+    assert task.logits(task.model(), (task.validation_rows()[1][0][None], None)).shape == (1, 3)
