@@ -38,7 +38,8 @@ def usual(score: str, plan: Plan) -> str:
 
 def column_of(layout: Layout, plan: Plan) -> str:
     """The column by which a run ranks its suspects where nobody asks for another."""
-    return usual(read_yaml(layout.config)["suspects"]["score"], plan)
+    section = read_yaml(layout.config).get("suspects") or {}  # runs of older versions have none
+    return usual(section.get("score", "auto"), plan)
 
 
 @dataclass(frozen=True)
