@@ -13,7 +13,7 @@ from pydantic import Field, field_validator, model_validator
 
 from pipeline.errors import ConfigError
 from pipeline.fields import Count, NotNegative, Positive, Section, Selection, Share, Strength, nearest
-from pipeline.methods import METHODS, SCORED, columns_of, parse_score
+from pipeline.methods import METHODS, RANKED, SCORED, parse_score
 
 SPLITS = ("train", "validation", "query")
 
@@ -247,6 +247,18 @@ class RetrainSection(Section):
     single_seeds: Count
     keep_weights: bool
 
+    @field_validator("rankings")
+    @classmethod
+    def known(cls, names: list[str]) -> list[str]:
+        """Each is a score of rows; whether the run has it is known when it is read."""
+        for name in names:
+            if name not in RANKED or RANKED[name].rows is None:
+                known = [each for each, method in RANKED.items() if method.rows]
+                raise ConfigError(
+                    f"expected retrain.rankings out of {', '.join(known)}, got {name!r}{nearest(name, known)}"
+                )
+        return names
+
 
 class Config(Section):
     """The whole configuration of a run."""
@@ -281,17 +293,5 @@ class Config(Section):
                 raise ConfigError(
                     f"expected projection.method {' or '.join(fitting)} for {name}, got {self.projection.method}; set "
                     f"it, or take {name} out"
-                )
-        return self
-
-    @model_validator(mode="after")
-    def ranked(self) -> Config:
-        """Suspects of retrainings are ranked by columns that the score table has."""
-        columns = ["wrong", *columns_of(self.scores.estimators)]
-        for name in self.retrain.rankings:
-            if name not in columns:
-                raise ConfigError(
-                    f"expected retrain.rankings out of the scores of the run, {', '.join(columns)}, got "
-                    f"{name!r}{nearest(name, columns)}; take it out, or add it to scores.estimators"
                 )
         return self

@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.errors import DataError
+from pipeline.errors import ConfigError, DataError
 from pipeline.methods import RANKED
 from pipeline.provenance import digest_bytes
 from pipeline.retrainings import PLAIN, Member
 from pipeline.steps.job import Job
 from pipeline.steps.tasks import derive
+from pipeline.storage.artefact import read_manifest
 from pipeline.storage.opened import open_arrays
 from pipeline.storage.tables import read_table
 from pipeline.tasks.base import Task
@@ -144,10 +145,23 @@ class Selector:
             return np.concatenate([self._wrong, np.setdiff1d(self.rows, self._wrong)])[: len(self._wrong)]
         if name == "memorised":
             return self.rows[np.argsort(-self._memorisation, kind="stable")]
-        values = (
-            RANKED[name].suspicious * np.asarray(read_table(self.job.layout.scores, [name])[name], float)[self.rows]
-        )
+        values = RANKED[name].suspicious * self._score(name)[self.rows]
         return self.rows[np.argsort(-np.nan_to_num(values, nan=-np.inf), kind="stable")]
+
+    def _score(self, name: str) -> Array:
+        """A column of the score table, [N].
+
+        Raises:
+            ConfigError: the run has no such column.
+        """
+        made = read_manifest(self.job.layout.scores).identity
+        columns = [*(["wrong"] if made["posterior"] else []), *made["estimators"]]
+        if name not in columns:
+            raise ConfigError(
+                f"expected retrain.rankings out of the scores of the run, {', '.join(columns)}, got {name!r}; take it "
+                "out, or add it to scores.estimators"
+            )
+        return np.asarray(read_table(self.job.layout.scores, [name])[name], float)
 
     def _labels(self, name: str) -> Array:
         """Labels that relabelling would give, [N]; -1 where unknown."""

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline import config as settings
 from pipeline.core.memorisation import influence
-from pipeline.errors import TaskError
+from pipeline.errors import ConfigError, TaskError
 from pipeline.methods import METHODS
 from pipeline.retrainings import Member, blocks, members
 from pipeline.steps import memorisation, prepare, retrain, retraining
@@ -40,7 +40,7 @@ def run(tmp_path: Path) -> Path:
     """A run that is prepared, with scores that call the first rows the worst."""
     prepare.run(job(tmp_path, "prepare"))
     scores = job(tmp_path, "scores")
-    with scores.writing(scores.layout.scores, "scores", {}) as (path, _):
+    with scores.writing(scores.layout.scores, "scores", {"estimators": list(METHODS), "posterior": None}) as (path, _):
         falling = np.arange(ROWS, 0, -1.0)
         labels = {"given": np.zeros(ROWS, int), "suggested": np.full(ROWS, 4), "predicted": np.full(ROWS, 5)}
         write_table(path, {**labels, **dict.fromkeys(METHODS, falling)}, {})
@@ -139,6 +139,14 @@ def test_memorisation_comes_from_the_members_and_serves_removal(run):
     removed = ~kept_of(run, "memorised", "memorised.removed-0")
     assert np.array_equal(np.flatnonzero(removed), np.flatnonzero(np.nan_to_num(own) >= 0.01))
     assert (~kept_of(run, "memorised", "random.removed-0")).sum() == removed.sum()
+
+
+def test_a_ranking_that_the_run_does_not_have_is_named(run):
+    with pytest.raises(ConfigError, match="expected retrain.rankings out of the scores of the run, .* got 'trak'"):
+        made = job(run, "scores")
+        with made.writing(made.layout.scores, "scores", {"estimators": ["s"], "posterior": None}) as (path, _):
+            write_table(path, {"s": np.zeros(ROWS)}, {})
+        train(run, "removal", retrain={**RETRAIN, "rankings": ["trak"]})
 
 
 def test_one_row_is_left_out(run):

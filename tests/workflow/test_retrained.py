@@ -12,6 +12,7 @@ import yaml
 from pipeline.storage.layout import Layout
 from pipeline.storage.tables import read_table
 from tests.workflow.runs import ROWS, Project, ask, planned, succeed
+from tests.workflow.steps import config_of
 
 pytestmark = pytest.mark.workflow
 
@@ -75,7 +76,11 @@ def test_retraining_is_no_part_of_a_run(project: Project, tmp_path: Path) -> Non
     assert planned(project.copy_of_run(tmp_path), "-c", config) == set()
 
 
-def test_rankings_are_columns_of_the_scores(project: Project, tmp_path: Path) -> None:
-    config = project.changed(tmp_path, retrain={"rankings": ["trak"]})
+def test_rankings_are_scores_of_rows(project: Project, tmp_path: Path) -> None:
+    config = project.changed(tmp_path, retrain={"rankings": ["fvm"]})
     answer = ask("run", "-c", config, "--workdir", tmp_path / "run")
-    assert answer.code == 2 and "expected retrain.rankings out of the scores of the run" in answer.err
+    assert answer.code == 2 and "expected retrain.rankings out of wrong, s, w, " in answer.err
+
+
+def test_a_run_needs_no_score_that_only_evaluation_ranks_by(project: Project) -> None:
+    assert config_of(project.config, scores={"estimators": []}).retrain.rankings
