@@ -19,9 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import DataError, TaskError
-from pipeline.tasks.base import Batch, Row, Shown
+from pipeline.tasks.base import Row, Shown
 from pipeline.tasks.diffusion import Diffusion, DiffusionRows, Grid, Pictures, Schedule
-from pipeline.tasks.options import class_index
 
 REQUIREMENT = "pip install 'lowland[diffusion]'"
 KINDS = ("UNet2DModel", "UNet2DConditionModel")
@@ -57,7 +56,7 @@ class DiffusersUnet(Diffusion):
     ) -> None:
         """Options: see the class."""
         self._weights = _part_of(Path(model), "unet")
-        self._kind, self._conditioned = kind_of(self._weights)
+        self._kind, self._conditioned, self.told = kind_of(self._weights)
         self._files = dict(zip(SPLITS, (Path(train), Path(validation), Path(query)), strict=True))
         held = {split: read_arrays(file) for split, file in self._files.items()}
         self._prompts = {split: _prompts(arrays, self._files[split]) for split, arrays in held.items()} \
@@ -86,7 +85,8 @@ class DiffusersUnet(Diffusion):
 
     def foreseen(self, model: nn.Module, noisy: Tensor, times: Tensor, labels: Tensor) -> Tensor:
         """What the U-Net says of x_t; `labels` are classes [B], or prompts [B, L, D]."""
-        known = {"encoder_hidden_states": labels} if self._conditioned else _classes_of(model, labels)
+        name = "encoder_hidden_states" if self._conditioned else "class_labels"
+        known = {name: labels} if self._conditioned or self.told else {}
         found: Tensor = model(noisy, times, return_dict=False, **known)[0]
         return found
 
@@ -114,8 +114,7 @@ class DiffusersUnet(Diffusion):
         """A picture with its class; of a model under prompts, only rows of its files can be asked for."""
         if self._conditioned:
             raise DataError(f"expected a row of the run, got {path}, which has no prompt; add it to the option query")
-        row: Row = super().read(path, label)
-        return {**row, "label": torch.tensor(class_index(label, self._names) or 0)}
+        return super().read(path, label)
 
 
 class PromptedRows(DiffusionRows):
@@ -131,22 +130,18 @@ class PromptedRows(DiffusionRows):
         return {**super().__getitem__(index), "label": self._prompts[index]}
 
 
-def _classes_of(model: nn.Module, labels: Batch) -> dict[str, Tensor]:
-    config: Any = model.config
-    asked = config.get("num_class_embeds") is not None or config.get("class_embed_type") is not None
-    return {"class_labels": labels} if asked else {}
-
-
-def kind_of(directory: Path) -> tuple[str, bool]:
-    """The class of a U-Net, and whether it is asked under prompts.
+def kind_of(directory: Path) -> tuple[str, bool, bool]:
+    """The class of a U-Net, whether it is asked under prompts, and whether it is told a class.
 
     Raises:
         DataError: no config, or of another model.
     """
-    kind = _json(directory / "config.json").get("_class_name")
+    config = _json(directory / "config.json")
+    kind = config.get("_class_name")
     if kind not in KINDS:
         raise DataError(f"expected a {' or '.join(KINDS)} in {directory}, got {kind!r}; name its directory in model")
-    return str(kind), kind == "UNet2DConditionModel"
+    told = config.get("num_class_embeds") is not None or config.get("class_embed_type") is not None
+    return str(kind), kind == "UNet2DConditionModel", told
 
 
 def schedule_of(directory: Path) -> Schedule:

@@ -185,6 +185,9 @@ class Diffusion(Task):
         self.times = torch.tensor(grid_of(grid.kind, grid.parts, len(schedule.kept)))
         self.loss_parts = grid.parts
 
+    told = True
+    """Whether the model is told the class."""
+
     @abstractmethod
     def foreseen(self, model: nn.Module, noisy: Tensor, times: Tensor, labels: Tensor) -> Tensor:
         """What the model foresees in x_t, [B, C, S, S]."""
@@ -237,7 +240,13 @@ class Diffusion(Task):
         return Shown(image=pixels.squeeze(-1).numpy())
 
     def read(self, path: Path, label: str | None) -> Row:
-        """A picture, or .npy or .json with its pixels, and its class."""
+        """A picture, or .npy or .json with its pixels, and its class.
+
+        Raises:
+            DataError: no such picture or class, or no class for a model that is told it.
+        """
+        if label is None and self.told:
+            raise DataError(f"expected the class of {path.name}, which the model is told, got none; give --label")
         shape = self._splits["train"].images.shape
         image = 2 * read_image(path, shape[-1], shape[1]) - 1
         number = class_index(label, self._names) or 0

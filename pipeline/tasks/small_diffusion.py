@@ -76,6 +76,7 @@ class SmallDiffusion(Diffusion):
         super().__init__(splits, names, linear_schedule(), Grid(parts, grid, noise, measure, seed))
         self._by_class = one_of("groups", groups, ("set", "class")) == "class"
         self._classes = len(names) if yes_or_no("conditional", conditional) else 0
+        self.told = bool(self._classes)
         self._width = whole("width", width, 4)
         if width % 4:
             raise TaskError(f"expected width to be a multiple of 4, got {width}; mend it under task.options")

@@ -207,4 +207,7 @@ def test_a_picture_from_a_file_is_a_row(task: SmallDiffusion, tmp_path: Path) ->
     row = task.read(tmp_path / "x.npy", "letters K")
     assert int(row["label"]) == 13 and float(row["clean"].min()) == -1 and float(row["clean"].max()) == 1
     assert task.show(row).image.shape == (16, 16)
+    with pytest.raises(DataError, match="give --label"):
+        task.read(tmp_path / "x.npy", None)
+    assert int(SmallDiffusion(**TINY, conditional=False).read(tmp_path / "x.npy", None)["label"]) == 0
     assert isinstance(task._splits["train"], Pictures)
