@@ -16,6 +16,7 @@ ALL = {
     "incremental": "appending, retiring and compacting rows of a store of 100,000 (10 minutes)",
     "text": "what taught a text: language models, methods and controls (TEXT_SMALL=1: ten minutes; else some hours)",
     "pbrf": "influence against the proximal Bregman response and leave-one-out, term by term (10 minutes)",
+    "diffusion": "what taught a diffusion model its samples: DMin, FVM, others and controls, retraining (20 minutes)",
     "digits": "mislabel detection and relabelling on digits, four kinds of noise, three seeds (10 minutes)",
     "evidence": "the same on letters, clothes, sentences and CIFAR-N, in both regimes (--small or --full, a night)",
 }
