@@ -14,7 +14,7 @@ ALL = {
     "index": "kinds of indexes up to a million rows: time, size, latency, recall (an hour, 10 GB of memory and disk)",
     "shard": "what a job costs beside its work, at the default size of a shard (5 minutes)",
     "incremental": "appending, retiring and compacting rows of a store of 100,000 (10 minutes)",
-    "text": "what taught a text: language models, methods and controls (TEXT_SMALL=1: ten minutes; else some hours)",
+    "text": "what taught a text: language models, methods and controls (TEXT_SMALL=1: one seed of fewer texts)",
     "pbrf": "influence against the proximal Bregman response and leave-one-out, term by term (10 minutes)",
     "diffusion": "what taught a diffusion model its samples: DMin, FVM, others and controls, retraining (20 minutes)",
     "digits": "mislabel detection and relabelling on digits, four kinds of noise, three seeds (10 minutes)",
