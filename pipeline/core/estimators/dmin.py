@@ -2,7 +2,8 @@
 
     pairs   g_q^T g / (|g_q| |g|)
 
-The paper normalises the gradient of each diffusion timestep and adds the cosines up; a row of one loss has one part.
+The paper normalises the gradient of each diffusion timestep and adds the cosines up, which `gradients.parts: separate`
+and `gradients.normalise: part` store: g is then a code a timestep, side by side. A row of one loss has one part.
 Lengths are those of the codes, so that the score is an exact cosine of codes. With `projection.method: dmin` the
 compression is the paper's; with `index.factory: HNSW16` the search is, too. At `trained` or `flat`. Rows: the mean
 over validation rows. Signed, positive helped.

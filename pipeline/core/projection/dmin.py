@@ -4,8 +4,8 @@ The gradient is padded with zeros to D, the next multiple of K, permuted once, m
 D / K = m neighbours are summed. Inner products are unbiased, with variance
 (m - 1) / (D - 1) * (|x|^2 |y|^2 + (x . y)^2 - 2 sum_i x_i^2 y_i^2).
 
-Departures: DMin normalises a gradient before; here codes keep their norm and the norm of the full gradient goes with
-them, so that the score decides.
+DMin normalises a gradient before, which `gradients.normalise: part` does; by default codes keep their norm and the norm
+of the full gradient goes with them, so that the score decides.
 """
 
 from __future__ import annotations
