@@ -31,7 +31,8 @@ class Method:
         at: checkpoints that can answer, the usual one first; or "epochs" or "seeds", all checkpoints of that kind.
         rows: sign of its score of a train row, a column of scores.parquet; None where it has none.
         pairs: sign of its score of a query and a train row; None where it has none.
-        reads: "curvature", "validation" (gradients of the validation rows), "candidates" (gradients under all labels).
+        reads: "curvature", "validation" (gradients of the validation rows), "candidates" (gradients under all labels),
+            "solved" (the stage `solve`), "ensemble" (the stages `ensemble` and `losses`).
         control: a simple score that others must beat.
         projections: the projections that it is defined for; empty: all.
         note: formula.
@@ -73,6 +74,9 @@ METHODS = {
                      "where checkpoints.epochs is empty"),
     "classical": Method("classical influence", ("trained",), "signed", None, ("curvature", "validation"),
                         "mean over validation rows of g_val^T (C + lambda)^-1 g at trained"),
+    **{f"classical_{name}": Method(f"classical influence, {title}", ("trained",), "signed", None, ("solved",),
+                                   "g_val^T (C + lambda)^-1 g of whole gradients at trained, solved by " + title)
+       for name, title in (("cg", "CG"), ("lissa", "LiSSA"), ("kfac", "K-FAC"), ("ekfac", "EK-FAC"))},
     "relatif": Method("RelatIF", ("trained",), "signed", "signed", ("curvature", "validation"),
                       "mean over validation rows of g_val^T H^-1 g / |H^-1 g| at trained"),
     "datainf": Method("DataInf", ("trained",), "signed", "signed", ("validation",),
@@ -84,6 +88,8 @@ METHODS = {
     "trak": Method("TRAK", ("seeds",), "signed", "signed", ("validation",),
                    "mean over validation rows and models of f_val^T (F^T F + lambda)^-1 f, times the mean of "
                    "1 - p; f the gradients of the margin"),
+    "gex": Method("GEX (self-influence)", ("trained",), "unsigned", "signed", ("ensemble",),
+                  "mean over the members of a chained ensemble of the squared change of the loss from trained"),
     "influence": Method("influence", ("trained", "flat"), None, "signed", ("curvature",), "g_q^T H^-1 g"),
     "fvm": Method("FVM, single point", ("flat",), None, "unsigned", ("curvature",), "(g_q^T H^-1 g)^2"),
     "cosine": Method("DMin (cosine)", ("trained", "flat"), "signed", "signed", ("validation",),
@@ -103,6 +109,8 @@ RANKED = {"wrong": POSTERIOR, **METHODS}
 CONTROLS = tuple(name for name, method in METHODS.items() if method.control)
 SCORED = tuple(name for name, method in METHODS.items() if method.rows and not method.control)
 """Names that `scores.estimators` may list."""
+SOLVED = tuple(name for name, method in METHODS.items() if "solved" in method.reads)
+"""Those that the stage `solve` makes."""
 SCORES = {name: METHODS[name].at for name in ("influence", "fvm", "cosine")}
 """Pair scores that `lowland query` answers, and the checkpoints that answer them, the usual one first."""
 

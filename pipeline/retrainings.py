@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.errors import ConfigError
-from pipeline.schema import RetrainSection
+from pipeline.schema_estimators import RetrainSection
 
 SETS = ("half", "most", "removal", "memorised", "single")
 

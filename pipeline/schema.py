@@ -6,14 +6,20 @@ drift apart.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from pipeline.errors import ConfigError
-from pipeline.fields import Count, NotNegative, Positive, Section, Selection, Share, Strength, nearest
-from pipeline.methods import METHODS, RANKED, SCORED, parse_score
+from pipeline.fields import Count, NotNegative, Positive, Section, Selection, Share, Strength
+from pipeline.methods import METHODS, parse_score
+from pipeline.schema_estimators import (
+    CheckpointsSection,
+    EnsembleSection,
+    RetrainSection,
+    ScoresSection,
+    SolversSection,
+)
 
 SPLITS = ("train", "validation", "query")
 
@@ -69,36 +75,6 @@ class FlattenSection(Section):
     batch_rows: Count
     noise_parts: Count
     noise_growth: Positive
-
-
-class CheckpointsSection(Section):
-    """Further checkpoints, beside trained and flat."""
-
-    epochs: list[Count]
-    seeds: Annotated[int, Field(ge=0)]
-
-    @field_validator("epochs")
-    @classmethod
-    def ascending(cls, epochs: list[int]) -> list[int]:
-        """Each once, in order."""
-        return sorted(set(epochs))
-
-    def expanded(self, at: Iterable[str]) -> list[str]:
-        """Names of checkpoints, where "epochs" and "seeds" stand for all of that kind; trained where none is."""
-        kinds = {
-            "epochs": [f"epoch-{epoch}" for epoch in self.epochs] or ["trained"],
-            "seeds": ["trained", *(f"seed-{number}" for number in range(1, self.seeds + 1))],
-        }
-        return list(dict.fromkeys(name for each in at for name in kinds.get(each, [each])))
-
-    def name_of(self, at: Sequence[str]) -> str:
-        """Where a method is asked, for tables: the first of its checkpoints, or all of that kind."""
-        return "+".join(self.expanded(at[:1]))
-
-    @property
-    def further(self) -> list[str]:
-        """All that are listed here."""
-        return [name for name in self.expanded(("epochs", "seeds")) if name != "trained"]
 
 
 class SharpnessSection(Section):
@@ -183,23 +159,6 @@ class IndexSection(Section):
     recall_rows: Count
 
 
-class ScoresSection(Section):
-    """What is said of every train row."""
-
-    estimators: list[str]
-
-    @field_validator("estimators")
-    @classmethod
-    def known(cls, names: list[str]) -> list[str]:
-        """Each is one that scores rows."""
-        for name in names:
-            if name not in SCORED:
-                raise ConfigError(
-                    f"expected scores.estimators out of {', '.join(SCORED)}, got {name!r}{nearest(name, SCORED)}"
-                )
-        return names
-
-
 class QuerySection(Section):
     """What is answered ahead for the declared query rows."""
 
@@ -229,37 +188,6 @@ class EvaluateSection(Section):
     neighbours: Count
 
 
-class RetrainSection(Section):
-    """Retrainings on changed rows: the ground truth of evaluation."""
-
-    members: Count
-    lds_fraction: Share
-    lds_subsets: Annotated[int, Field(ge=4)]
-    lds_seeds: Count
-    memorisation_fraction: Share
-    memorisation_models: Annotated[int, Field(ge=4)]
-    memorised_threshold: Share
-    seeds: Annotated[int, Field(ge=2)]
-    removed_share: Literal["auto"] | Share
-    pruned_share: Share
-    rankings: list[str]
-    single_rows: Count
-    single_seeds: Count
-    keep_weights: bool
-
-    @field_validator("rankings")
-    @classmethod
-    def known(cls, names: list[str]) -> list[str]:
-        """Each is a score of rows; whether the run has it is known when it is read."""
-        for name in names:
-            if name not in RANKED or RANKED[name].rows is None:
-                known = [each for each, method in RANKED.items() if method.rows]
-                raise ConfigError(
-                    f"expected retrain.rankings out of {', '.join(known)}, got {name!r}{nearest(name, known)}"
-                )
-        return names
-
-
 class Config(Section):
     """The whole configuration of a run."""
 
@@ -269,11 +197,13 @@ class Config(Section):
     compute: ComputeSection
     flatten: FlattenSection
     checkpoints: CheckpointsSection
+    ensemble: EnsembleSection
     sharpness: SharpnessSection
     projection: ProjectionSection
     gradients: GradientsSection
     candidates: CandidatesSection
     curvature: CurvatureSection
+    solvers: SolversSection
     folds: FoldsSection
     posterior: PosteriorSection
     suspects: SuspectsSection
@@ -294,4 +224,6 @@ class Config(Section):
                     f"expected projection.method {' or '.join(fitting)} for {name}, got {self.projection.method}; set "
                     f"it, or take {name} out"
                 )
+        if "gex" in self.scores.estimators and not self.ensemble.members:
+            raise ConfigError("expected ensemble.members of at least 1 for gex, got 0; set it, or take gex out")
         return self

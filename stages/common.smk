@@ -13,7 +13,7 @@ from pipeline import config as settings
 from pipeline import resources
 from pipeline import retrainings
 from pipeline.errors import InputError
-from pipeline.methods import METHODS, columns_of, paired
+from pipeline.methods import METHODS, SOLVED, columns_of, paired
 from pipeline.shards import Plan
 from pipeline.storage.layout import METRIC_OF, Layout
 from pipeline.steps.code import code_of
@@ -79,6 +79,7 @@ def minutes(stage):
 
 wildcard_constraints:
     checkpoint=r"trained|flat|epoch-\d+|seed-\d+",
+    method="[a-z_]+",
     number=r"\d+",
     split="train|validation|query",
     shard=r"\d+",
@@ -131,6 +132,7 @@ def everything():
     ]
     made += shards_of("candidates", "flat", "train") if PLAN.labelled else []
     made += ["results/checkpoints/folds.json", *posterior()] if PLAN.labelled else []
+    made += [f"results/checkpoints/{name}.json" for name in CONFIG.ensemble.names]
     return [
         *made,
         *indexes_asked(),
@@ -154,6 +156,16 @@ def gradients_scored():
         for split in ("train", "validation")
         for shard in shards_of("gradients", checkpoint, split)
     ]
+
+
+def solved():
+    """What solvers on whole gradients left for the columns of the score table."""
+    return [f"results/solved/{name}.json" for name in columns_of(CONFIG.scores.estimators) if name in SOLVED]
+
+
+def ensemble_losses():
+    """Losses at the geometric ensemble, where a column wants them."""
+    return ["results/losses/ensemble.json"] if "gex" in CONFIG.scores.estimators else []
 
 
 def gradients_paired():

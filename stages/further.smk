@@ -38,3 +38,69 @@ rule member:
     shell:
         "lowland stage member --checkpoint seed-{wildcards.number} {TASK} --config {params.config:q}"
         " 2>&1 | tee {log:q}"
+
+
+# Models for GEX: each fine-tuned from the one before.
+rule ensemble:
+    input:
+        trained="results/checkpoints/trained.json",
+    output:
+        manifests=[f"results/checkpoints/{name}.json" for name in CONFIG.ensemble.names or ["geometric-0"]],
+    log:
+        "logs/ensemble.log",
+    benchmark:
+        "benchmarks/ensemble.tsv"
+    threads: CONFIG.compute.threads
+    resources:
+        mem_mb=memory("ensemble"),
+        runtime=minutes("ensemble"),
+    params:
+        config=sections("ensemble"),
+        code=code("ensemble"),
+    shell:
+        "lowland stage ensemble {TASK} --config {params.config:q} 2>&1 | tee {log:q}"
+
+
+rule losses:
+    input:
+        members=[f"results/checkpoints/{name}.json" for name in CONFIG.ensemble.names],
+    output:
+        manifest="results/losses/ensemble.json",
+    log:
+        "logs/losses.log",
+    benchmark:
+        "benchmarks/losses.tsv"
+    threads: CONFIG.compute.threads
+    resources:
+        mem_mb=memory("losses"),
+        runtime=minutes("losses"),
+    params:
+        config=sections("losses"),
+        code=code("losses"),
+        content=content("train", "validation", "query"),
+    shell:
+        "lowland stage losses {TASK} --config {params.config:q} 2>&1 | tee {log:q}"
+
+
+# Classical influence of whole gradients, by a solver that needs the model.
+rule solve:
+    input:
+        trained="results/checkpoints/trained.json",
+        gradients=shards_of("gradients", "trained", "train") + shards_of("gradients", "trained", "validation"),
+    output:
+        manifest="results/solved/{method}.json",
+    log:
+        "logs/solve/{method}.log",
+    benchmark:
+        "benchmarks/solve/{method}.tsv"
+    threads: CONFIG.compute.threads
+    resources:
+        mem_mb=memory("solve"),
+        runtime=minutes("solve"),
+    params:
+        config=sections("solve"),
+        code=code("solve"),
+        retired=retired(),
+        content=content("train", "validation"),
+    shell:
+        "lowland stage solve --method {wildcards.method} {TASK} --config {params.config:q} 2>&1 | tee {log:q}"

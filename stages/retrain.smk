@@ -28,6 +28,7 @@ rule lds:
     input:
         members=lambda wildcards: retrained(wildcards.set),
         gradients=gradients_paired(),
+        ensemble=ensemble_losses(),
         at_flat="results/curvature/flat-validation.json",
         at_trained="results/curvature/trained-train.json",
     output:

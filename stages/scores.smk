@@ -2,6 +2,8 @@
 rule scores:
     input:
         gradients=gradients_scored(),
+        solved=solved(),
+        ensemble=ensemble_losses(),
         candidates=relabelling(),
         at_flat="results/curvature/flat-validation.json",
         at_trained="results/curvature/trained-train.json",

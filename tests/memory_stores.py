@@ -14,6 +14,7 @@ from pipeline.core.preconditioner import Preconditioner
 class MemoryRows:
     by_checkpoint: dict
     losses: dict
+    members: np.ndarray
     positions: np.ndarray
 
     def codes(self, checkpoint):
@@ -22,6 +23,9 @@ class MemoryRows:
     def column(self, checkpoint, name):
         assert name == "loss"
         return self.losses[checkpoint][self.positions]
+
+    def ensemble(self):
+        return self.members[self.positions]
 
 
 class MemoryStores:
@@ -33,12 +37,16 @@ class MemoryStores:
         count = {"train": train, "validation": validation}
         self.codes = {s: {c: rng.normal(size=(n, size)) for c in checkpoints} for s, n in count.items()}
         self.losses = {s: {c: rng.exponential(size=n) + 0.01 for c in checkpoints} for s, n in count.items()}
+        self.members = {s: rng.exponential(size=(n, 4)) for s, n in count.items()}
+        self.solutions = rng.normal(size=train)
         self.step, self.classification, self.rates, self.edges = step, classification, {}, [0, size]
         self.given, self.logs = rng.integers(0, 3, train), np.log(rng.dirichlet(np.ones(3), train))
 
     def rows(self, split, positions=None):
         every = np.arange(len(next(iter(self.codes[split].values()))))
-        return MemoryRows(self.codes[split], self.losses[split], every if positions is None else positions)
+        return MemoryRows(
+            self.codes[split], self.losses[split], self.members[split], every if positions is None else positions
+        )
 
     def total(self, split, at, part):
         every, total = self.rows(split).positions, None
@@ -56,6 +64,9 @@ class MemoryStores:
 
     def blocks(self, checkpoint):
         return [slice(a, b) for a, b in zip(self.edges[:-1], self.edges[1:], strict=True)]
+
+    def solved(self, name):
+        return self.solutions if name == "classical_cg" else -self.solutions
 
     def classes(self):
         return self.classification

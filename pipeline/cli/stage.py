@@ -17,6 +17,7 @@ import click
 
 from pipeline import config as settings
 from pipeline.errors import ConfigError, LowlandError, TaskError
+from pipeline.methods import SOLVED
 from pipeline.retrainings import SETS
 from pipeline.storage.artefact import write_whole
 from pipeline.storage.layout import Layout
@@ -30,6 +31,7 @@ WHERE = {
     "curvature": ("checkpoint", "split"),
     "vectors": ("checkpoint", "split"),
     "index": ("checkpoint", "metric"),
+    "solve": ("method",),
     "retrain": ("set_name", "block"),
     "lds": ("set_name",),
     "retraining": ("set_name",),
@@ -51,6 +53,7 @@ WHERE = {
 @click.option("--split", type=click.Choice(settings.SPLITS))
 @click.option("--shard", help="Name of a shard, such as 00000.")
 @click.option("--metric", type=click.Choice(["inner", "cosine"]))
+@click.option("--method", type=click.Choice(SOLVED), help="solve: for which estimator.")
 @click.option("--set", "set_name", type=click.Choice(SETS), help="Which retrainings.")
 @click.option("--block", help="retrain: which of their jobs, such as 00000.")
 @click.option("--memory-mb", type=click.IntRange(min=1), help="Memory that it may take. [default: the config's]")

@@ -150,7 +150,7 @@ def hessian_product(model: nn.Module, loss: Loss, rows: Rows, vector: Tensor, ba
     directions = [piece.reshape(p.shape).to(p) for piece, p in zip(pieces, parameters, strict=True)]
     total = torch.zeros_like(vector)
     for number, (batch, count) in enumerate(batches(rows, batch_rows)):
-        with _differentiable_attention(), torch.enable_grad():
+        with differentiable_attention(), torch.enable_grad():
             value = losses_of(model, loss, batch, count, number).sum() / len(rows)
             total += _flat(_product(value, parameters, directions))
     return total
@@ -192,12 +192,13 @@ def _flat(tensors: Sequence[Tensor]) -> Tensor:
 @contextmanager
 def _measuring(model: nn.Module) -> Iterator[None]:
     """Eval mode and twice differentiable attention for all of a measurement, so that both losses of a rise agree."""
-    with eval_mode(model), _differentiable_attention():
+    with eval_mode(model), differentiable_attention():
         yield
 
 
 @contextmanager
-def _differentiable_attention() -> Iterator[Any]:
+def differentiable_attention() -> Iterator[Any]:
+    """Within the context attention can be differentiated twice, which its fast kernels cannot."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import CHECKPOINTS, CURVATURE_SPLIT, is_checkpoint
+from pipeline.methods import SOLVED
 from pipeline.shards import Plan
 from pipeline.steps.stores import retired_of
 from pipeline.storage.artefact import Manifest
@@ -38,6 +39,11 @@ class Chain:
         for checkpoint in self._further():
             yield self.layout.checkpoint(checkpoint), "trained", self.digest(self.layout.checkpoint("trained"))
             yield from self._captured(checkpoint)
+        for name in SOLVED:
+            path = self.layout.solved(name)
+            both = {split: self.gradients("trained", split) for split in ("train", "validation")}
+            yield path, "gradients", both
+            yield path, "retired", retired_of(self.plan, "train")
         yield self.layout.suspects, "gradients", self.gradients("flat", "train")
         yield self.layout.suspects, "retired", retired_of(self.plan, "train")
         yield from self._answers()
@@ -91,6 +97,9 @@ class Chain:
         if layout.scores in self.manifests:
             read = self.manifests[layout.scores].identity["gradients"]
             yield layout.scores, "gradients", {text: self.gradients(*text.split()) for text in read}
+            columns = self.manifests[layout.scores].identity["estimators"]
+            yield layout.scores, "solved", [self.digest(layout.solved(name)) for name in SOLVED if name in columns]
+            yield layout.scores, "ensemble", self.digest(layout.losses) if "gex" in columns else None
         yield layout.scores, "curvature", [self.digest(path) for path in curvatures]
         yield layout.scores, "rows", self.digest(layout.hashes)
         yield layout.scores, "retired", retired

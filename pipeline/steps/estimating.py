@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,18 @@ Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
+class Losses:
+    """Losses of a split's rows at the members of the geometric ensemble, read when asked for."""
+
+    path: Path
+    split: str
+
+    def of(self, positions: Array) -> Array:
+        """[n, M] float64."""
+        return open_arrays(self.path, "losses")[1].read(self.split, positions).astype(np.float64)
+
+
+@dataclass(frozen=True)
 class Piece:
     """A few rows of a block, decoded when asked for."""
 
@@ -38,6 +51,7 @@ class Piece:
     stored: Mapping[str, Encoded]
     part: slice
     """Within the block."""
+    losses: Losses
     decoded: dict[str, Array] = field(default_factory=dict)
 
     def of(self, at: Sequence[str]) -> PieceRows:
@@ -89,6 +103,10 @@ class PieceRows:
         """See `Rows`."""
         return self.piece.column(checkpoint, name)[self.kept]
 
+    def ensemble(self) -> Array:
+        """See `Rows`."""
+        return self.piece.losses.of(self.positions)
+
 
 @dataclass(frozen=True)
 class Picked:
@@ -96,6 +114,7 @@ class Picked:
 
     sets: Mapping[str, CodeSet]
     positions: Array
+    losses: Losses
 
     def codes(self, checkpoint: str) -> Array:
         """See `Rows`."""
@@ -105,12 +124,17 @@ class Picked:
         """See `Rows`."""
         return self.sets[checkpoint].column(name)[self.positions]
 
+    def ensemble(self) -> Array:
+        """See `Rows`."""
+        return self.losses.of(self.positions)
+
 
 @dataclass(frozen=True)
 class RowBlock:
     """A block of rows at several checkpoints: what a worker reads at once."""
 
     blocks: Mapping[str, CodeBlock]
+    losses: Losses
 
     def pieces(self) -> Iterator[Piece]:
         """A few rows at a time."""
@@ -119,15 +143,15 @@ class RowBlock:
         widest = max(len(block.shard.codec.column_scale) for block in self.blocks.values())
         step = max(1, PIECE_BYTES // (8 * widest))
         for start in range(0, count, step):
-            yield Piece(self.blocks, stored, slice(start, min(start + step, count)))
+            yield Piece(self.blocks, stored, slice(start, min(start + step, count)), self.losses)
 
 
-def row_blocks(sets: Mapping[str, CodeSet]) -> list[RowBlock]:
+def row_blocks(sets: Mapping[str, CodeSet], losses: Losses) -> list[RowBlock]:
     """All rows of a split, as work for `pipeline.storage.reduction`."""
     first, found = next(iter(sets.values())), []
     for i, shard in enumerate(first.shards):
         for rows in shard.blocks():
-            found.append(RowBlock({name: CodeBlock(each.shards[i], rows) for name, each in sets.items()}))
+            found.append(RowBlock({name: CodeBlock(each.shards[i], rows) for name, each in sets.items()}, losses))
     return found
 
 
@@ -156,6 +180,14 @@ class RunStores:
                 self.opened[split, name] = open_codes(self.layout, self.plan, name, split)
         return {name: self.opened[split, name] for name in at}
 
+    def losses(self, split: str) -> Losses:
+        """Of the rows of a split at the geometric ensemble."""
+        return Losses(self.layout.losses, split)
+
+    def picked(self, split: str, at: Sequence[str], positions: Array) -> Picked:
+        """Single rows of a split."""
+        return Picked(self.sets(split, at), positions, self.losses(split))
+
     def digests(self) -> dict[str, list[str]]:
         """Of all gradients that were opened, for the identity of what was made from them."""
         return {f"{name} {split}": codes.digests() for (split, name), codes in sorted(self.opened.items())}
@@ -167,7 +199,7 @@ class RunStores:
 
     def total(self, split: str, at: Sequence[str], part: Callable[[Any], Any]) -> Any:
         """See `Stores`."""
-        blocks = row_blocks(self.sets(split, at))
+        blocks = row_blocks(self.sets(split, at), self.losses(split))
         return tree_sum(total_of, blocks, self.workers, (tuple(at), part), len(at) * BLOCK_HELD_BYTES)
 
     def preconditioner(self, checkpoint: str) -> Preconditioner:
@@ -189,6 +221,10 @@ class RunStores:
         edges = manifest.record.get("blocks") if manifest.identity["gradients"]["codec"] == "float32" else None
         edges = edges or [0, self.sets("train", [checkpoint])[checkpoint].dimension]
         return [slice(start, stop) for start, stop in pairwise(edges)]
+
+    def solved(self, name: str) -> Array:
+        """See `Stores`."""
+        return open_arrays(self.layout.solved(name), "solved")[1].read("train")
 
     def classes(self) -> bool:
         """See `Stores`."""
@@ -228,8 +264,8 @@ def score_rows(stores: RunStores, estimators: Mapping[str, tuple[Estimator, Sequ
         done: called after each block.
     """
     at = list(dict.fromkeys(name for _, names in estimators.values() for name in names))
-    parts = each(scores_of, row_blocks(stores.sets("train", at)), stores.workers, (dict(estimators),),
-                 len(at) * BLOCK_HELD_BYTES, done)  # fmt: skip
+    blocks = row_blocks(stores.sets("train", at), stores.losses("train"))
+    parts = each(scores_of, blocks, stores.workers, (dict(estimators),), len(at) * BLOCK_HELD_BYTES, done)
     columns = {name: np.full(stores.plan.splits["train"].rows, np.nan) for name in estimators}
     for part in parts:
         for name, (positions, values) in part.items():

@@ -20,7 +20,7 @@ from pipeline.core.estimators.base import Rows
 from pipeline.core.influence import pairwise
 from pipeline.errors import DataError
 from pipeline.methods import METHODS, paired
-from pipeline.steps.estimating import Picked, RunStores, fitted
+from pipeline.steps.estimating import RunStores, fitted
 from pipeline.steps.job import Job
 from pipeline.steps.retrained import RESPONSES, Retrained, open_retrained
 from pipeline.steps.tables import write_evaluation
@@ -110,7 +110,7 @@ def _score(job: Job, stores: RunStores, name: str, at: list[str], queries: Array
     if not isinstance(estimator, PairEstimator):
         raise AssertionError(f"{name} has no pairs")
     job.say(f"predicting by {method.title} at {'+'.join(at)}")
-    asked = estimator.ask(Picked(stores.sets("query", at), queries))
+    asked = estimator.ask(stores.picked("query", at, queries))
     summed = stores.total("train", at, SubsetSums(estimator, asked, kept))
     return Predictor(method.title, "+".join(at), method.pairs == "signed", method.control, summed)
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from pipeline.methods import RANKED
 from pipeline.retrainings import PLAIN
-from pipeline.schema import CheckpointsSection
+from pipeline.schema_estimators import CheckpointsSection
 from pipeline.steps.job import Job
 from pipeline.steps.retrained import Retrained, open_retrained
 from pipeline.steps.tables import write_evaluation

@@ -19,7 +19,7 @@ from pipeline.core.grouped import by_chance, judged, same_group
 from pipeline.errors import DataError
 from pipeline.methods import CHECKPOINTS, METHODS
 from pipeline.steps.codes import BLOCK_HELD_BYTES
-from pipeline.steps.estimating import Picked, RowBlock, RunStores, fitted, row_blocks
+from pipeline.steps.estimating import RowBlock, RunStores, fitted, row_blocks
 from pipeline.steps.job import Job
 from pipeline.steps.likeness import bm25, cosine, tf_idf
 from pipeline.steps.tasks import model_at, task_of, use_threads
@@ -95,6 +95,8 @@ def variants(job: Job) -> Iterator[tuple[str, tuple[str, ...]]]:
     for name, method in METHODS.items():
         if not method.pairs or (method.projections and _projection(job) not in method.projections):
             continue
+        if "ensemble" in method.reads:  # a run makes the ensemble only where scores.estimators wants it
+            continue
         if set(method.at) <= set(CHECKPOINTS):
             yield from ((name, (checkpoint,)) for checkpoint in method.at)
         elif name != "trak" or further.seeds:  # TRAK of the models of the run
@@ -115,7 +117,7 @@ def _ask(job: Job, stores: RunStores, name: str, at: Sequence[str], queries: Arr
     job.say(f"fitting {METHODS[name].title} at {'+'.join(at)}")
     estimator = fitted(stores, name, at)
     assert isinstance(estimator, PairEstimator)
-    return Asked(name, tuple(at), estimator, estimator.ask(Picked(stores.sets("query", at), queries)))
+    return Asked(name, tuple(at), estimator, estimator.ask(stores.picked("query", at, queries)))
 
 
 def score_pairs(job: Job, stores: RunStores, asked: Sequence[Asked], count: int) -> list[Array]:
@@ -124,7 +126,7 @@ def score_pairs(job: Job, stores: RunStores, asked: Sequence[Asked], count: int)
     NaN for rows that do not count.
     """
     at = list(dict.fromkeys(name for each in asked for name in each.at))
-    blocks = row_blocks(stores.sets("train", at))
+    blocks = row_blocks(stores.sets("train", at), stores.losses("train"))
     progress = job.progress("scoring pairs", len(blocks), "blocks")
     parts = each(pairs_of, blocks, stores.workers, (tuple(asked),), len(at) * BLOCK_HELD_BYTES, progress.add)
     found = [np.full((count, stores.plan.splits["train"].rows), np.nan, np.float32) for _ in asked]

@@ -14,7 +14,7 @@ import numpy as np
 from pipeline.core.influence import relabel
 from pipeline.core.preconditioner import Preconditioner
 from pipeline.errors import ConfigError
-from pipeline.methods import METHODS, POSTERIOR, columns_of
+from pipeline.methods import METHODS, POSTERIOR, SOLVED, columns_of
 from pipeline.shards import Plan
 from pipeline.steps.codes import BLOCK_HELD_BYTES, FINITE, NOT_FINITE, CodeBlock, CodeSet
 from pipeline.steps.estimating import RunStores, fitted, score_rows
@@ -51,6 +51,8 @@ def run(job: Job) -> None:
     finite, retired = flat.finite() & trained.finite(), np.isin(np.arange(flat.rows), plan.retired)
     counted = finite & ~retired
     scores, made_from = _scores(job, stores)
+    beside = {"solved": [read_manifest(job.layout.solved(name)).digest for name in SOLVED if name in scores],
+              "ensemble": read_manifest(job.layout.losses).digest if "gex" in scores else None}  # fmt: skip
     columns: dict[str, Any] = {
         "row": np.arange(flat.rows),
         "content": [bytes(row).hex() for row in hashes.read("train")],
@@ -68,6 +70,7 @@ def run(job: Job) -> None:
     identity = {
         "gradients": made_from,
         "estimators": list(scores),
+        **beside,
         "curvature": [flat_curvature.digest, trained_curvature.digest],
         "candidates": open_candidates(job.layout, plan, "flat", "train").digests() if plan.labelled else [],
         "posterior": posterior.digest if plan.labelled else None,

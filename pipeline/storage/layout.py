@@ -45,6 +45,15 @@ class Layout:
         return self.results / "checkpoints" / f"{name}.safetensors"
 
     @property
+    def losses(self) -> Path:
+        """Losses of all rows at the members of the geometric ensemble."""
+        return self.results / "losses" / "ensemble.zarr"
+
+    def solved(self, name: str) -> Path:
+        """Scores of all train rows that a solver on whole gradients left."""
+        return self.results / "solved" / f"{name}.zarr"
+
+    @property
     def seen(self) -> Path:
         """Content hashes of the train rows that were there when `trained` was made."""
         return self.results / "checkpoints" / "seen.zarr"

@@ -10,20 +10,23 @@ import pytest
 
 from pipeline.config import Config
 from pipeline.errors import ConfigError, StoreError, TaskError
-from pipeline.methods import SCORED
+from pipeline.methods import SCORED, SOLVED
 from pipeline.shards import Plan
 from pipeline.steps.stores import open_codes
+from pipeline.storage.arrays import Arrays
 from pipeline.storage.artefact import read_manifest
 from pipeline.storage.layout import Layout
 from pipeline.storage.weights import read_weights
-from tests.workflow.runs import Project, edited, planned
-from tests.workflow.steps import config_of, scores_of, stage
+from tests.workflow.runs import ROWS, Project, edited, planned
+from tests.workflow.steps import compute, config_of, scores_of, stage
 
 pytestmark = pytest.mark.workflow
 
 EPOCHS = 60
 """Of the project's training."""
-FURTHER = {"checkpoints": {"epochs": [EPOCHS, 3], "seeds": 1}}
+ENSEMBLE = {"members": 3, "steps": 8, "batch_rows": 10}
+SOLVERS = {"cg_tolerance": 1e-8, "cg_products": 600, "lissa_depth": 60, "lissa_repeats": 1, "lissa_batch_rows": 10}
+FURTHER = {"ensemble": ENSEMBLE, "solvers": SOLVERS, "checkpoints": {"epochs": [EPOCHS, 3], "seeds": 1}}
 EVERY = {"scores": {"estimators": [name for name in SCORED if name != "logra"]}}
 
 
@@ -38,6 +41,10 @@ def made_further(run: Path, config: Config) -> Layout:
     stage(layout, config, "trajectory")
     for number in range(1, config.checkpoints.seeds + 1):
         stage(layout, config, "member", checkpoint=f"seed-{number}")
+    stage(layout, config, "ensemble")
+    stage(layout, config, "losses")
+    for name in SOLVED:
+        stage(layout, config, "solve", method=name)
     for checkpoint in config.checkpoints.further:
         stage(layout, config, "projection", checkpoint=checkpoint)
         for split in ("train", "validation"):
@@ -84,11 +91,45 @@ def test_tracin_sums_over_the_epochs_with_their_rates(further: Path) -> None:
     assert np.allclose(scores_of(further)["tracin"], expected, rtol=1e-6)
 
 
+def test_gex_reads_the_losses_along_the_chain(further: Path) -> None:
+    layout = Layout(further)
+    losses = Arrays(layout.losses)
+    assert losses.shape("train") == (ROWS, 3) and losses.shape("query") == (12, 3)
+    changes = losses.read("train") - np.maximum(open_losses(further, "trained"), 0.05)[:, None]
+    assert np.allclose(scores_of(further)["gex"], np.square(changes).mean(1), rtol=1e-6)
+    members = [weights(further, f"geometric-{number}") for number in (1, 2, 3)]
+    assert not any(np.array_equal(members[0][name], members[1][name]) for name in members[0])
+
+
+def test_cg_on_whole_gradients_is_classical_influence_in_codes_that_keep_them_whole(
+    project: Project, further: Path, tmp_path: Path
+) -> None:
+    """Codes of the identity in float32 are the gradients; both solve for the same matrix and the same lambda."""
+    shutil.copytree(Layout(further).results / "checkpoints", tmp_path / "results" / "checkpoints")
+    whole = {"projection": {"method": "identity"}, "gradients": {"codec": "float32"}}
+    own = compute(tmp_path, config_of(project.config, **whole))["classical"]
+    found = scores_of(further)["classical_cg"]
+    assert np.allclose(found, own, rtol=1e-3, atol=1e-4 * np.abs(own).max())
+    assert read_manifest(Layout(further).solved("classical_cg")).record["residual"] <= 1e-8
+
+
 def test_what_needs_no_further_checkpoint_is_as_before(further: Path, project: Project) -> None:
     before, after = scores_of(project.run), scores_of(further)
     for name in ("s", "w", "self_influence", "classical", "suggested", "loss_flat"):
         assert np.array_equal(before[name], after[name]), name
     assert np.isfinite([after[name] for name in SCORED if name != "logra"]).all()
+
+
+def test_ensemble_and_solvers_are_planned_where_a_column_wants_them(project: Project, tmp_path: Path) -> None:
+    asked = {"scores": {"estimators": ["gex", "classical_ekfac"]}, "ensemble": {"members": 2}}
+    made = planned(project.copy_of_run(tmp_path), "-c", project.changed(tmp_path, **asked))
+    assert made == {"checkpoints/geometric-1", "checkpoints/geometric-2", "losses/ensemble", "solved/classical_ekfac",
+                    "scores/scores", "evaluation/mislabel", "report/index"}  # fmt: skip
+
+
+def test_gex_without_members_is_refused(project: Project) -> None:
+    with pytest.raises(ConfigError, match="expected ensemble.members of at least 1 for gex, got 0"):
+        config_of(project.config, scores={"estimators": ["gex"]})
 
 
 def test_they_are_planned_with_all_that_is_read_of_them_and_nothing_else(project: Project, tmp_path: Path) -> None:

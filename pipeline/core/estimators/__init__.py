@@ -26,9 +26,11 @@ from pipeline.core.estimators.control import Loss, Norm
 from pipeline.core.estimators.datainf import DataInf
 from pipeline.core.estimators.dmin import DMin
 from pipeline.core.estimators.fvm import MeanOfPairs, SetLevel, SinglePoint
+from pipeline.core.estimators.gex import GEX
 from pipeline.core.estimators.logra import LoGra
 from pipeline.core.estimators.relatif import RelatIF
 from pipeline.core.estimators.self_influence import SelfInfluence
+from pipeline.core.estimators.solved import ByCG, ByEKFAC, ByKFAC, ByLiSSA
 from pipeline.core.estimators.tracin import TracIn
 from pipeline.core.estimators.trak import TRAK
 
@@ -43,10 +45,15 @@ ESTIMATORS: dict[str, type[Estimator]] = {
     "self_influence": SelfInfluence,
     "tracin": TracIn,
     "classical": Classical,
+    "classical_cg": ByCG,
+    "classical_lissa": ByLiSSA,
+    "classical_kfac": ByKFAC,
+    "classical_ekfac": ByEKFAC,
     "relatif": RelatIF,
     "datainf": DataInf,
     "logra": LoGra,
     "trak": TRAK,
+    "gex": GEX,
     "influence": Classical,
     "fvm": SinglePoint,
     "cosine": DMin,

@@ -33,6 +33,9 @@ class Rows(Protocol):
     def column(self, checkpoint: str, name: str) -> Array:
         """Another stored number of each row, [n]: loss, norm_full, norm_code."""
 
+    def ensemble(self) -> Array:
+        """Losses at the M members of the geometric ensemble, [n, M] float64."""
+
 
 class Stores(Protocol):
     """What a run has: rows that count, and what was fitted on them."""
@@ -52,6 +55,9 @@ class Stores(Protocol):
 
     def blocks(self, checkpoint: str) -> Sequence[slice]:
         """The coordinates of each parameter, where codes keep them apart; else one slice of all."""
+
+    def solved(self, name: str) -> Array:
+        """Scores of all train rows that a solver left, by position, [N]; NaN for rows that do not count."""
 
     def classes(self) -> bool:
         """Whether the losses are those of a classification, with one label a row."""

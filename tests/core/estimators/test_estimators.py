@@ -55,11 +55,20 @@ def trak(stores, at):
     return total / len(at) * np.mean(doubts, 0)
 
 
+def changes(stores, split):
+    """How losses change along the ensemble, from .05 nats or more at trained, [n, M]."""
+    start = [max(loss, 0.05) for loss in stores.losses[split]["trained"]]
+    return stores.members[split] - np.array(start)[:, None]
+
+
 def expected(name, stores, at):
     """Pair scores of validation rows (as queries) and train rows, [q, n]."""
     train, queries = stores.codes["train"][at[0]], stores.codes["validation"][at[0]]
     if name == "trak":
         return trak(stores, at)
+    if name == "gex":
+        queries, train = changes(stores, "validation"), changes(stores, "train")
+        return np.mean([np.outer(q, t) for q, t in zip(queries.T, train.T, strict=True)], 0)
     if name == "tracin":
         return sum(stores.rate(c) * stores.codes["validation"][c] @ stores.codes["train"][c].T for c in at)
     if name == "cosine":
@@ -95,7 +104,7 @@ def test_pairs_are_what_dense_algebra_says(rng, name, several, edges):
     np.testing.assert_allclose(found, expected(name, stores, at), rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", [name for name in PAIRS if name != "fvm"])
+@pytest.mark.parametrize("name", [name for name in PAIRS if name not in ("fvm", "gex")])
 def test_rows_are_the_mean_of_pairs_over_the_validation_rows(rng, name):
     at = SEVERAL.get(name, ("trained",))
     stores = MemoryStores(rng, at)
@@ -125,6 +134,22 @@ def test_forms_of_rows_are_what_dense_algebra_says(rng):
     for name, form in wanted.items():
         found = ESTIMATORS[name].fit(stores, ["trained"]).rows(stores.rows("train"))
         np.testing.assert_allclose(found, np.diag(train @ form @ train.T), rtol=1e-10)
+
+
+def test_gex_of_a_row_is_its_influence_on_itself(rng):
+    stores = MemoryStores(rng, ("trained",))
+    estimator = ESTIMATORS["gex"].fit(stores, ["trained"])
+    found = estimator.rows(stores.rows("train"))
+    pairs = estimator.pairs(stores.rows("train"), stores.rows("train"))
+    np.testing.assert_allclose(found, np.diagonal(pairs), rtol=1e-10)
+    np.testing.assert_allclose(found, np.square(changes(stores, "train")).mean(1), rtol=1e-10)
+
+
+def test_solved_scores_are_those_of_their_own_solver(rng):
+    stores = MemoryStores(rng, ("trained",))
+    for name, sign in (("classical_cg", 1), ("classical_ekfac", -1)):
+        found = ESTIMATORS[name].fit(stores, ["trained"]).rows(stores.rows("train", np.array([4, 2])))
+        np.testing.assert_array_equal(found, sign * stores.solutions[[4, 2]])
 
 
 def test_the_mean_of_single_points_is_w_where_the_curvature_is_that_of_the_queries(rng):

@@ -1,0 +1,164 @@
+"""K-FAC (Martens and Grosse, ICML 2015) and EK-FAC (George et al., NeurIPS 2018), from the hook engine's factors.
+
+A layer's gradient is G = sum over t of o_t i_t^T, [O, I]. With A = E[sum_t i i^T], S = E[mean_t o o^T] and their
+eigenbases Q_A, Q_S, the Fisher matrix of the layer is taken to be diagonal in these bases:
+
+    K-FAC    Lambda = eigenvalues of S x eigenvalues of A
+    EK-FAC   Lambda = E[(Q_S^T G Q_A)^2], which is the best diagonal there
+    u        Q_S [(Q_S^T V Q_A) / (Lambda + lambda)] Q_A^T,   lambda = damping x mean of Lambda, layer by layer
+
+Parameters that arrive written out (biases, scales) have a block of their own where they are short, else a diagonal.
+Expectations are over rows with their own labels: the empirical Fisher matrix, as everywhere here; Grosse et al. (2023,
+arXiv 2308.03296) draw labels from the model. Layers are independent of each other, which CG does not assume.
+Letters: B rows, T positions, O outputs, I inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.core.capture.engine import Engine
+from pipeline.core.factors import Factor
+from pipeline.errors import ConfigError
+
+LONGEST = 4096
+"""Numbers of a side at most: an eigenbasis of it is a matrix."""
+BLOCK = 1024
+"""Numbers of a parameter that gets a block of its own."""
+BLOCK_BYTES = 2**25
+"""Of gradients written out at a time."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What is known of a parameter: bases of its two sides, and the diagonal between them.
+
+    Attributes:
+        output: Q_S, [O, O].
+        input: Q_A, [I, I]; [1, 1] of a block; None of a diagonal, which turns nothing.
+        scales: Lambda, [O, I].
+    """
+
+    output: Tensor | None
+    input: Tensor | None
+    scales: Tensor
+
+    def solve(self, vector: Tensor, damping: float) -> Tensor:
+        """u for v, both [O I]."""
+        matrix = vector.reshape(self.scales.shape)
+        turned = _turned(matrix, self.output, self.input)
+        level = damping * float(self.scales.mean()) or 1.0
+        solved = turned / (self.scales + level)
+        if self.output is not None and self.input is not None:
+            solved = self.output @ solved @ self.input.T
+        return solved.reshape(-1)
+
+
+def _turned(matrix: Tensor, output: Tensor | None, input: Tensor | None) -> Tensor:
+    return matrix if output is None or input is None else output.T @ matrix @ input
+
+
+class Moments:
+    """A sink for second moments of both sides."""
+
+    def __init__(self) -> None:
+        self.sides: dict[str, tuple[Tensor, Tensor]] = {}
+        self.squares: dict[str, Tensor] = {}
+
+    def dense(self, name: str, gradient: Tensor) -> None:
+        """See `Sink`."""
+        values = gradient.flatten(1).double()
+        if values.shape[1] <= BLOCK:
+            one = torch.full((1, 1), float(len(values)), dtype=torch.float64)
+            self._add(name, values.T @ values, one)
+        else:
+            self.squares[name] = self.squares.get(name, 0) + values.square().sum(0)
+
+    def outer(self, name: str, output: Factor, input: Factor) -> None:
+        """See `Sink`."""
+        for side in (output, input):
+            if side.shape[2] > LONGEST:
+                raise ConfigError(
+                    f"expected sides of at most {LONGEST} numbers for K-FAC and EK-FAC, got {side.shape[2]} of {name}; "
+                    "leave it out by gradients.exclude"
+                )
+        o, i = (side.values().double() for side in (output, input))
+        self._add(name, torch.einsum("bto,btp->op", o, o) / o.shape[1], torch.einsum("bti,btj->ij", i, i))
+
+    def _add(self, name: str, output: Tensor, input: Tensor) -> None:
+        had = self.sides.get(name, (0, 0))
+        self.sides[name] = had[0] + output, had[1] + input
+
+
+class Scales:
+    """A sink for squares in the bases of layers."""
+
+    def __init__(self, layers: Mapping[str, Layer]) -> None:
+        self.layers, self.sums = layers, {name: torch.zeros_like(layer.scales) for name, layer in layers.items()}
+
+    def dense(self, name: str, gradient: Tensor) -> None:
+        """See `Sink`: of a block, its output side is its basis."""
+        basis = self.layers[name].output
+        if basis is not None:
+            self.sums[name] += (gradient.flatten(1).double() @ basis).square().sum(0)[:, None]
+
+    def outer(self, name: str, output: Factor, input: Factor) -> None:
+        """See `Sink`."""
+        layer, (rows, _, size) = self.layers[name], output.shape
+        assert layer.output is not None and layer.input is not None
+        o, i = output.values().double() @ layer.output, input.values().double() @ layer.input
+        step = max(1, BLOCK_BYTES // (8 * size * input.shape[2]))
+        for start in range(0, rows, step):
+            part = slice(start, start + step)
+            self.sums[name] += torch.bmm(o[part].mT, i[part]).square().sum(0)
+
+
+@dataclass(frozen=True)
+class Factored:
+    """A factored Fisher matrix; parameters one after the other, as `shapes` has them."""
+
+    layers: Mapping[str, Layer]
+    shapes: Mapping[str, tuple[int, ...]]
+
+    def solve(self, vector: Tensor, damping: float) -> Tensor:
+        """(C + lambda)^-1 v, [P], lambda = damping x mean of the diagonal, layer by layer."""
+        pieces = vector.split([prod(shape) for shape in self.shapes.values()])
+        solved = [self.layers[name].solve(piece, damping) for name, piece in zip(self.shapes, pieces, strict=True)]
+        return torch.cat(solved)
+
+
+def fit(engine: Engine, batches: Iterable[tuple[Any, int]], shapes: Mapping[str, tuple[int, ...]],
+        corrected: bool) -> Factored:  # fmt: skip
+    """The factored Fisher matrix of some rows.
+
+    Args:
+        engine: captures the gradients.
+        batches: each with its number of rows; gone through once, or twice for EK-FAC.
+        shapes: parameter -> shape.
+        corrected: EK-FAC; else K-FAC.
+    """
+    moments, parts = Moments(), list(batches)
+    rows = sum(count for _, count in parts)
+    for batch, _ in parts:
+        engine.capture(batch, moments)
+    layers = {name: _layer(*sides, rows) for name, sides in moments.sides.items()}
+    layers |= {name: Layer(None, None, squares[:, None] / rows) for name, squares in moments.squares.items()}
+    if corrected:
+        scales = Scales(layers)
+        for batch, _ in parts:
+            engine.capture(batch, scales)
+        layers |= {name: Layer(layer.output, layer.input, scales.sums[name] / rows)
+                   for name, layer in layers.items() if layer.output is not None}  # fmt: skip
+    return Factored(layers, shapes)
+
+
+def _layer(output: Tensor, input: Tensor, rows: int) -> Layer:
+    """Bases of both sides and the diagonal of K-FAC, from sums over rows."""
+    (s, q_s), (a, q_a) = (torch.linalg.eigh(side / rows) for side in (output, input))
+    return Layer(q_s, q_a, torch.outer(s.clamp(min=0), a.clamp(min=0)))
