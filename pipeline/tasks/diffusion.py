@@ -110,7 +110,7 @@ def grid_of(kind: str, count: int, times: int) -> list[int]:
     """
     if kind == "even":
         return [int((k + 0.5) * times / count) for k in range(count)]
-    return sorted(times - 1 - int(times * (k / count) ** 3) for k in range(count))
+    return sorted(times - 1 - times * k**3 // count**3 for k in range(count))  # in floats 216 can come to 215
 
 
 @dataclass(frozen=True)
