@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -117,7 +119,7 @@ def test_the_paper_s_grid_is_dense_where_noise_is_high() -> None:
     for count in (1, 3, 10):
         found = grid_of("dmin", count, 1000)
         assert len(set(found)) == count and found[-1] == 999
-        assert found == sorted(999 - int(1000 * (k / count) ** 3) for k in range(count))
+        assert found == sorted(999 - math.floor(1000 * Fraction(k, count) ** 3) for k in range(count))
 
 
 def test_square_is_the_squared_output(model: torch.nn.Module, task: SmallDiffusion) -> None:
