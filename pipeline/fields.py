@@ -22,26 +22,20 @@ NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 
 
-def _in_one_sentence(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
+def _in_one_sentence(kind: str, expected: str) -> WrapValidator:
     """One message for both alternatives of a union; pydantic has one for each."""
-    try:
-        return check(value)
-    except ValidationError as error:
-        raise PydanticCustomError("auto_or_number", 'Input should be "auto" or a number >= 0') from error
+
+    def checked(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return check(value)
+        except ValidationError as error:
+            raise PydanticCustomError(kind, 'Input should be "auto" or {expected}', {"expected": expected}) from error
+
+    return WrapValidator(checked)
 
 
-Strength = Annotated[Literal["auto"] | NotNegative, WrapValidator(_in_one_sentence)]
-
-
-def _selection_in_one_sentence(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
-    """The same for a count."""
-    try:
-        return check(value)
-    except ValidationError as error:
-        raise PydanticCustomError("auto_or_count", 'Input should be "auto" or a whole number >= 1') from error
-
-
-Selection = Annotated[Literal["auto"] | Count, WrapValidator(_selection_in_one_sentence)]
+Strength = Annotated[Literal["auto"] | NotNegative, _in_one_sentence("auto_or_number", "a number >= 0")]
+Selection = Annotated[Literal["auto"] | Count, _in_one_sentence("auto_or_count", "a whole number >= 1")]
 
 
 class Section(BaseModel):

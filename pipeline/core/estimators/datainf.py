@@ -17,7 +17,8 @@ from typing import Self
 
 import numpy as np
 
-from pipeline.core.estimators.base import Array, Codes, PairEstimator, Rows, Stores, Sum, Summed
+from pipeline.core.estimators.base import Array, Rows, Stores, Sum, Summed
+from pipeline.core.estimators.blockwise import Blockwise
 
 DAMPING = 0.1
 """lambda over the mean square of a coordinate, as in the authors' code."""
@@ -50,11 +51,8 @@ class Squares:
 
 
 @dataclass(frozen=True)
-class DataInf(PairEstimator):
+class DataInf(Blockwise):
     """Inner products under A, block by block."""
-
-    checkpoint: str
-    inverses: tuple[tuple[slice, Array], ...]
 
     @classmethod
     def fit(cls, stores: Stores, at: Sequence[str]) -> Self:
@@ -66,12 +64,3 @@ class DataInf(PairEstimator):
             total = stores.total("train", at, Shrunk(at[0], block, damping)).total
             inverses.append((block, (np.eye(len(total)) - total / count) / damping))
         return cls(np.zeros(0), at[0], tuple(inverses)).asked_by(stores, at)
-
-    def ask(self, queries: Rows) -> Array:
-        """A g, [q, K]."""
-        codes = queries.codes(self.checkpoint)
-        return np.concatenate([codes[:, block] @ inverse for block, inverse in self.inverses], 1)
-
-    def features(self, rows: Rows) -> Array:
-        """g, [n, K]."""
-        return Codes(self.checkpoint)(rows)

@@ -17,7 +17,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from pipeline.core.estimators.base import Array, Estimator, PairEstimator, Rows, Stores
+from pipeline.core.estimators.base import Array, Estimator, Rows, Stores
+from pipeline.core.estimators.classical import Classical
 from pipeline.core.preconditioner import Preconditioner
 
 
@@ -48,26 +49,16 @@ class MeanOfPairs(SetLevel):
 
 
 @dataclass(frozen=True)
-class SinglePoint(PairEstimator):
+class SinglePoint(Classical):
     """(g_q^T H^-1 g)^2 of pairs; of rows, W is its mean."""
 
     squared = True
-    checkpoint: str
-    preconditioner: Preconditioner
 
     @classmethod
     def fit(cls, stores: Stores, at: Sequence[str]) -> Self:
-        """The curvature of the validation rows."""
+        """The curvature of the validation rows; no mean is needed."""
         preconditioner = stores.preconditioner(at[0])
         return cls(preconditioner.spectrum.values[:0], at[0], preconditioner)
-
-    def ask(self, queries: Rows) -> Array:
-        """H^-1 g, [q, K]."""
-        return self.preconditioner.solve(queries.codes(self.checkpoint))
-
-    def features(self, rows: Rows) -> Array:
-        """g, [n, K]."""
-        return rows.codes(self.checkpoint)
 
     def rows(self, rows: Rows) -> Array:
         """W, [n]: the mean over validation rows, where C is their empirical Fisher matrix."""

@@ -15,7 +15,8 @@ from typing import Self
 
 import numpy as np
 
-from pipeline.core.estimators.base import Array, Codes, Outer, PairEstimator, Rows, Stores
+from pipeline.core.estimators.base import Array, Outer, Rows, Stores
+from pipeline.core.estimators.blockwise import Blockwise
 
 DAMPING = 0.1
 """lambda over the mean eigenvalue, as in the authors' code."""
@@ -34,11 +35,8 @@ class Block:
 
 
 @dataclass(frozen=True)
-class LoGra(PairEstimator):
+class LoGra(Blockwise):
     """Inner products under the damped inverse, block by block."""
-
-    checkpoint: str
-    inverses: tuple[tuple[slice, Array], ...]
 
     @classmethod
     def fit(cls, stores: Stores, at: Sequence[str]) -> Self:
@@ -49,12 +47,3 @@ class LoGra(PairEstimator):
             damping = DAMPING * float(np.trace(total)) / count / len(total) or 1.0
             inverses.append((block, np.linalg.inv(total / count + damping * np.eye(len(total)))))
         return cls(np.zeros(0), at[0], tuple(inverses)).asked_by(stores, at)
-
-    def ask(self, queries: Rows) -> Array:
-        """(F + lambda)^-1 g, [q, K]."""
-        codes = queries.codes(self.checkpoint)
-        return np.concatenate([codes[:, block] @ inverse for block, inverse in self.inverses], 1)
-
-    def features(self, rows: Rows) -> Array:
-        """g, [n, K]."""
-        return Codes(self.checkpoint)(rows)
