@@ -15,6 +15,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from pipeline.core.agreement import auc, average_precision
 from pipeline.errors import DataError
 from pipeline.methods import RANKED, columns_of
+from pipeline.steps.inputs import vectors
 from pipeline.steps.job import Job
 from pipeline.steps.tasks import model_at, task_of, use_threads
 from pipeline.storage.artefact import open_artefact
@@ -104,19 +105,14 @@ def _neighbours(job: Job, task: Task, given: Array, judged: Array) -> Array | No
 
     None for inputs of no fixed shape.
     """
-    rows = row_set(task, "train")
-    inputs: list[Array] = []
-    for i in np.nonzero(judged)[0]:
-        row = rows.row(int(i))
-        value = row[0] if isinstance(row, (tuple, list)) else None
-        if not isinstance(value, torch.Tensor) or (inputs and value.numel() != len(inputs[0])):
-            return None
-        inputs.append(value.detach().double().flatten().numpy())
+    inputs = vectors(row_set(task, "train"), np.nonzero(judged)[0])
+    if inputs is None:
+        return None
     count = min(job.config.evaluate.neighbours, len(inputs) - 1)
     if count < 1:
         return None
     labels = given[judged]
-    found = KNeighborsClassifier(n_neighbors=count).fit(np.stack(inputs), labels).kneighbors(return_distance=False)
+    found = KNeighborsClassifier(n_neighbors=count).fit(inputs, labels).kneighbors(return_distance=False)
     share = np.full(len(given), np.nan)
     share[judged] = (labels[found] != labels[:, None]).mean(1)
     return share

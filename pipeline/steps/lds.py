@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from pipeline.core import datamodels
 from pipeline.core.estimators import PairEstimator
@@ -21,6 +20,7 @@ from pipeline.core.influence import pairwise
 from pipeline.errors import DataError
 from pipeline.methods import METHODS, paired
 from pipeline.steps.estimating import RunStores, fitted
+from pipeline.steps.inputs import vectors
 from pipeline.steps.job import Job
 from pipeline.steps.retrained import RESPONSES, Retrained, open_retrained
 from pipeline.steps.tables import write_evaluation
@@ -126,7 +126,7 @@ def _controls(stores: RunStores, task: Task, chosen: Array, kept: Array) -> Iter
         asked = asked[chosen]
         same = (asked[:, None] == own[None]).astype(np.float64)
         yield Predictor("same label", "none", True, True, same @ kept.T)
-    seen, new = _inputs(rows), _inputs(queries)
+    seen, new = (vectors(each, range(len(each))) for each in (rows, queries))
     if seen is not None and new is not None and seen.shape[1] == new.shape[1]:
         near = pairwise("cosine", new[chosen] - seen.mean(0), seen - seen.mean(0))
         yield Predictor("cosine of the inputs", "none", True, True, near @ kept.T)
@@ -140,18 +140,6 @@ def _labels(rows: RowSet) -> Array | None:
     found = [labels_of(rows.batch(part)) for part in _parts(len(rows))]
     known = [each.numpy() for each in found if each is not None]
     return np.concatenate(known) if known and len(known) == len(found) else None
-
-
-def _inputs(rows: RowSet) -> Array | None:
-    """Inputs of all rows as flat vectors, [n, D]; None for inputs of no fixed shape."""
-    found: list[Array] = []
-    for i in range(len(rows)):
-        row = rows.row(i)
-        value = row[0] if isinstance(row, (tuple, list)) else None
-        if not isinstance(value, Tensor) or (found and value.numel() != len(found[0])):
-            return None
-        found.append(value.detach().double().flatten().numpy())
-    return np.stack(found)
 
 
 def _parts(count: int) -> list[range]:

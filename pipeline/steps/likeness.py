@@ -1,4 +1,4 @@
-"""Controls of retrieval that know no gradient: likeness of inputs, of words, and of what the model makes of rows.
+"""Controls of retrieval that know no gradient and no model: likeness of texts by their words.
 
 * BM25 (Robertson and Zaragoza 2009), with k1 = 1.5 and b = .75: for the words w of a query
 
@@ -6,9 +6,8 @@
 
   where f is how often w stands in the train text d of |d| words, and n_w in how many of the N train texts it is.
 * TF-IDF: cosine of scikit-learn's vectors.
-* cosine of inputs as they are (pixels, columns of a table), and of a task's `features`.
 
-scikit-learn counts words. Letters: q queries, n train rows, D numbers of a vector.
+scikit-learn counts words. Letters: q queries, n train rows.
 """
 
 from __future__ import annotations
@@ -51,13 +50,3 @@ def tf_idf(queries: Sequence[str], texts: Sequence[str]) -> Array:
     rows = weighting.fit_transform(texts)
     scores: Array = (weighting.transform(queries) @ rows.T).toarray()
     return scores
-
-
-def cosine(queries: Array, rows: Array) -> Array:
-    """Cosine of vectors [q, D] and [n, D], [q, n]; zero with a vector of zeros."""
-    sides = []
-    for side in (queries, rows):
-        lengths = np.linalg.norm(side, axis=1, keepdims=True)
-        sides.append(side / np.where(lengths > 0, lengths, 1))
-    products: Array = sides[0] @ sides[1].T
-    return products

@@ -16,16 +16,18 @@ import torch
 
 from pipeline.core.estimators import PairEstimator
 from pipeline.core.grouped import by_chance, judged, same_group
+from pipeline.core.influence import pairwise
 from pipeline.errors import DataError
 from pipeline.methods import CHECKPOINTS, METHODS
 from pipeline.steps.codes import BLOCK_HELD_BYTES
 from pipeline.steps.estimating import RowBlock, RunStores, fitted, row_blocks
+from pipeline.steps.inputs import vectors
 from pipeline.steps.job import Job
-from pipeline.steps.likeness import bm25, cosine, tf_idf
+from pipeline.steps.likeness import bm25, tf_idf
+from pipeline.steps.tables import write_evaluation
 from pipeline.steps.tasks import model_at, task_of, use_threads
 from pipeline.storage.artefact import read_manifest
 from pipeline.storage.reduction import each
-from pipeline.storage.tables import write_table
 from pipeline.tasks.base import Task, has_features
 from pipeline.tasks.checks import row_set
 from pipeline.tasks.rows import RowSet
@@ -77,16 +79,9 @@ def run(job: Job) -> None:
     for name, checkpoint, scores in _controls(job, task, queries, rows):
         found.append({"method": name, "checkpoint": checkpoint, "control": True, **_summary(judged(scores, own))})
     found.append({"method": "chance", "checkpoint": "none", "control": True, **_summary(by_chance(own))})
-    identity = {
-        "gradients": {f"{name} {split}": codes.digests() for (split, name), codes in sorted(stores.opened.items())},
-        "groups": plan.groups,
-        "retired": list(plan.retired),
-    }
-    with job.writing(job.layout.evaluation("retrieval"), "evaluation", {**identity, "table": "retrieval"}) as (
-        path, record,
-    ):  # fmt: skip
-        write_table(path, {name: [row[name] for row in found] for name in found[0]}, {"groups": "used here only"})
-        record["rows"], record["queries"] = found, len(queries)
+    identity = {"gradients": stores.digests(), "groups": plan.groups, "retired": list(plan.retired)}
+    note = f"retrieval by groups, which are used here only: means and deviations over {len(queries)} queries"
+    write_evaluation(job, "retrieval", found, identity, note)
 
 
 def variants(job: Job) -> Iterator[tuple[str, tuple[str, ...]]]:
@@ -142,8 +137,7 @@ def pairs_of(block: RowBlock, asked: Sequence[Asked]) -> list[tuple[Array, Array
     for piece in block.pieces():
         for method, parts in zip(asked, found, strict=True):
             rows = piece.of(method.at)
-            products = method.vectors @ method.estimator.features(rows).T
-            scores = np.square(products) if method.estimator.squared else products
+            scores = method.estimator.answered(method.vectors, rows)
             parts.append((rows.positions, scores.astype(np.float32)))
     return [
         (np.concatenate([positions for positions, _ in parts]), np.concatenate([values for _, values in parts], 1))
@@ -159,27 +153,14 @@ def _controls(job: Job, task: Task, queries: Array, rows: Array) -> Iterator[tup
         asked, held = ([text or "" for text in side] for side in texts)
         yield "BM25", "none", bm25(asked, held)
         yield "cosine of TF-IDF", "none", tf_idf(asked, held)
-    first, second = (_inputs(side, own) for side, own in sides)
+    first, second = (vectors(side, own) for side, own in sides)
     if first is not None and second is not None:
-        yield "cosine of the inputs", "none", cosine(first, second)
+        yield "cosine of the inputs", "none", pairwise("cosine", first, second)
     if has_features(task):
         for checkpoint in CHECKPOINTS:
             model = model_at(task, job.layout, checkpoint)
-            yield "cosine of features", checkpoint, cosine(*(_features(task, model, side, own) for side, own in sides))
-
-
-def _inputs(rows: RowSet, positions: Array) -> Array | None:
-    """Inputs as vectors, [n, D]; None where they are no tensors of floats of one shape."""
-    found: list[Array] = []
-    for i in positions:
-        row = rows.row(int(i))
-        value = row[0] if isinstance(row, (tuple, list)) else None
-        if not isinstance(value, torch.Tensor) or not value.is_floating_point():
-            return None
-        if found and value.numel() != len(found[0]):
-            return None
-        found.append(value.detach().double().flatten().numpy())
-    return np.stack(found) if found else None
+            made = [_features(task, model, side, own) for side, own in sides]
+            yield "cosine of features", checkpoint, pairwise("cosine", *made)
 
 
 def _features(task: Task, model: torch.nn.Module, rows: RowSet, positions: Array) -> Array:

@@ -77,6 +77,7 @@ def check_task(task: Task) -> Facts:
     classes = _class_count(task, probe, names)
     _check_labels(task, len(sets["train"]), classes)
     _check_truth(task, len(sets["train"]), classes)
+    _check_groups(task, sets)
     if probe.logits is not None and task.labels is not None:
         _check_relabel(task, probe)
     _check_parts(task, probe)
@@ -231,6 +232,24 @@ def _check_truth(task: Task, count: int, classes: int | None) -> None:
     true = _call(task, "true_labels", lambda: task.true_labels)
     if true is not None:
         _check_range(_integers(true, "true_labels", count), "true_labels (-1: unknown)", -1, classes)
+
+
+def _check_groups(task: Task, sets: dict[str, RowSet]) -> None:
+    for split in ("train", "query"):
+        groups, count = _call(task, f"groups({split!r})", task.groups, split), len(sets[split])
+        if groups is None:
+            continue
+        if isinstance(groups, str) or not isinstance(groups, Sequence) or len(groups) != count:
+            got = f"{len(groups)} of them" if isinstance(groups, Sequence) and not isinstance(groups, str) else "others"
+            raise DataError(
+                f"expected groups({split!r}) to be a list of the group of each of {count} {split} rows, got {got}; "
+                "give one a row, in the order of the rows"
+            )
+        strange = next((row for row, group in enumerate(groups) if not isinstance(group, str)), None)
+        if strange is not None:
+            raise DataError(
+                f"expected groups({split!r}) to be names, got {groups[strange]!r} for row {strange}; write str(...)"
+            )
 
 
 def _check_relabel(task: Task, probe: Probe) -> None:

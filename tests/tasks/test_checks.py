@@ -217,6 +217,18 @@ def raiser(error: BaseException) -> Any:
             r"^expected Broken.relabel\(\) to work, got NotImplementedError: no form",
         ),
         (
+            {"groups": lambda self, split: ["a"] * 17},
+            DataError,
+            r"^expected groups\('train'\) to be a list of the group of each of 18 train rows, got 17 of them; give one",
+        ),
+        ({"groups": lambda self, split: "author"}, DataError, r"each of 18 train rows, got others; give one a row"),
+        (
+            {"groups": lambda self, split: list(range(18)) if split == "train" else None},
+            DataError,
+            r"^expected groups\('train'\) to be names, got 0 for row 0; write str",
+        ),
+        ({"groups": raiser(KeyError("x"))}, TaskError, r"^expected Broken.groups\('train'\) to work, got KeyError"),
+        (
             {"relabel": lambda self, batch, labels: batch[0]},
             TaskError,
             r"^expected Broken.loss\(\) after relabel\(\) to work, got",
