@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 
@@ -138,3 +139,26 @@ def test_several_rows_are_answered_at_once_and_from_stdin_as_alone(layout, capsy
     lines = [json.loads(line) for line in printed.splitlines()]
     assert code == 2 and "expected a query row from 0 to 39, got 99999" in lines.pop(1)["error"]
     assert lines == alone
+
+
+def test_auto_goes_on_to_the_next_kind_where_one_finds_too_little(tmp_path, monkeypatch):
+    made = write_run(tmp_path, 600, 1000, 40, dimension=64)
+    solve(made)
+    monkeypatch.setattr(index, "kinds", lambda *_: ("IVF32,Flat", "Flat"))
+    said = []
+    asked = dataclasses.replace(job(made, "index", 1, probes=1, rows="plain"), say=said.append)
+
+    def kind_and_recall():
+        index.run(asked, "trained", "inner")
+        manifest = read_manifest(made.index("trained", "inner"))
+        return manifest.identity["factory"], manifest.record["recall"]
+
+    assert kind_and_recall() == ("Flat", 1)
+    assert any("below 0.95: Flat is taken" in line for line in said)
+    said.clear()
+    assert kind_and_recall() == ("Flat", 1)  # once settled, nothing else is tried
+    assert not any("IVF" in line for line in said)
+    forget(made.index("trained", "inner"))
+    monkeypatch.setattr(index, "LEAST_RECALL", 0)
+    kind, recall = kind_and_recall()
+    assert kind == "IVF32,Flat" and recall < 0.95
