@@ -323,12 +323,15 @@ def test_what_was_given_up_is_no_place_of_the_largest() -> None:
     assert sum(len(a) for a, _ in largest(energies, 9).values()) == 4
 
 
-@pytest.mark.parametrize(("count", "ranks"), [(25, [8, 3]), (26, [8, 4]), (41, [8, 5])])
+@pytest.mark.parametrize(
+    ("count", "sharers", "ranks"), [(25, 99, [8, 3]), (26, 99, [8, 4]), (41, 99, [8, 5]), (25, 24, [8, 4])]
+)
 def test_coordinates_of_a_dear_direction_go_to_others(
-    count: int, ranks: list[int], monkeypatch: pytest.MonkeyPatch
+    count: int, sharers: int, ranks: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Three inputs serve 8 coordinates each; a fourth costs 400 products, and 9,600 / count are allowed for each."""
+    """Three inputs serve 8 coordinates each; a fourth costs 400 products. Allowed for each are 9,600 / count, or more."""
     monkeypatch.setattr(eigenfit, "LEAST_PRODUCTS", 0)
+    monkeypatch.setattr(eigenfit, "SHARERS", sharers)
     generator = torch.Generator().manual_seed(0)
     scales = torch.tensor([1, 0.9, 0.8, 0.03, 0.02, 0.01, 0.01, 0.01], dtype=torch.float64)
     output, input = (torch.randn(40, 50, 8, generator=generator, dtype=torch.float64) for _ in range(2))
