@@ -41,8 +41,14 @@ ROOT = HERE.parent / "runs" / "evidence"
 HEAD = ("hidden", "epochs")
 """Options of the head on encoded sentences; all others are those of the sentences."""
 ESTIMATORS = tuple(name for name in SCORED if name != "s" and not METHODS[name].projections)
-"""All that the default projection allows, with as many checkpoints as the defaults have."""
+"""All that the default projection allows."""
 SEEDS = {"small": 2, "full": 5}
+FURTHER = {"small": 1, "full": 4}
+"""Models of other seeds, for TRAK."""
+MEMBERS = {"small": 4, "full": 10}
+"""Of the ensemble of GEX."""
+THIRDS = 3
+"""Checkpoints of TracIn, equally far apart along the training."""
 BY_HEART = math.log(2)
 """A wrong label with less loss than this at `trained` has the model's word for it: probability above 1/2."""
 
@@ -70,6 +76,8 @@ class Run:
         return {
             "seed": self.seed,
             "task": {"class": task, "options": options},
+            "checkpoints": {"epochs": _thirds(options["epochs"]), "seeds": FURTHER[self.setting]},
+            "ensemble": {"members": MEMBERS[self.setting]},
             "scores": {"estimators": list(ESTIMATORS)},
         }
 
@@ -102,7 +110,8 @@ class Run:
         ran = read_yaml(layout.config)
         wanted = self.config()
         same = ran["seed"] == wanted["seed"] and ran["task"]["options"] == wanted["task"]["options"]
-        return bool(same and ran["scores"] == wanted["scores"])
+        same = same and ran["ensemble"]["members"] == wanted["ensemble"]["members"]
+        return bool(same and all(ran[part] == wanted[part] for part in ("checkpoints", "scores")))
 
     def figures(self) -> Figures:
         """What its evaluation says, measure by measure."""
@@ -152,6 +161,11 @@ def main(full: bool = False, table_only: bool = False) -> None:
         runs=[_raw(run) for run in made],
     )
     print("\n".join(f"not run: {name}" for name in missing))
+
+
+def _thirds(epochs: int) -> list[int]:
+    """Epochs after each third of a training."""
+    return sorted({max(1, round(epochs * part / THIRDS)) for part in range(1, THIRDS + 1)})
 
 
 def _make(runs: list[Run]) -> None:
