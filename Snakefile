@@ -31,6 +31,7 @@ include: "stages/scores.smk"
 include: "stages/query.smk"
 include: "stages/evaluate.smk"
 include: "stages/retrieval.smk"
+include: "stages/stability.smk"
 include: "stages/report.smk"
 include: "stages/retrain.smk"
 

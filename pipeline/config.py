@@ -44,6 +44,7 @@ STAGES = {
     "query": ("query", "index", "compute"),
     "evaluate": ("seed", "task", "checkpoints", "scores", "evaluate", "compute"),
     "retrieval": ("task", "checkpoints", "compute"),
+    "stability": ("query", "stability", "compute"),
     "report": ("task", "report", "query", "suspects"),
     "retrain": ("seed", "task", "retrain", "compute"),
     "lds": ("seed", "task", "checkpoints", "scores", "retrain", "compute"),

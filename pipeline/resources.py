@@ -65,6 +65,7 @@ def whole_bytes(stage: str, config: Config, plan: Plan) -> int:
         "scores": 4 * matrix * max(1, len(config.scores.estimators)) + 400 * train,
         "query": code * train * 5 // 4 + 64 * train,
         "evaluate": 400 * train,
+        "stability": 4 * matrix + 8 * code * query + 400 * train,
         "retrieval": 8 * matrix + METHODS_AT_ONCE * 8 * query * train,
         "report": 400 * train,
     }.get(stage, 0)

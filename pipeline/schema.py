@@ -188,6 +188,13 @@ class EvaluateSection(Section):
     neighbours: Count
 
 
+class StabilitySection(Section):
+    """How far answers depend on what could as well be otherwise."""
+
+    dampings: list[Positive]
+    suspects_share: Share
+
+
 class Config(Section):
     """The whole configuration of a run."""
 
@@ -212,6 +219,7 @@ class Config(Section):
     query: QuerySection
     report: ReportSection
     evaluate: EvaluateSection
+    stability: StabilitySection
     retrain: RetrainSection
 
     @model_validator(mode="after")

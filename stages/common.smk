@@ -241,7 +241,7 @@ def evaluation():
     return [f"results/evaluation/{table}.json" for table, wanted in judged.items() if wanted]
 
 
-def gradients_paired():
+def gradients_of_all_pairs():
     """Gradients of all splits at the checkpoints of methods that score pairs."""
     wanted = CONFIG.checkpoints.expanded(at for method in METHODS.values() if method.pairs for at in method.at)
     return [shard for each in wanted for split in PLAN.splits for shard in shards_of("gradients", each, split)]

@@ -1,7 +1,7 @@
 # Retrieval against the groups that a task knows: the only stage that reads them.
 rule retrieval:
     input:
-        gradients=gradients_paired(),
+        gradients=gradients_of_all_pairs(),
         at_flat="results/curvature/flat-validation.json",
         at_trained="results/curvature/trained-train.json",
     output:

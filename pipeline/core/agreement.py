@@ -55,7 +55,26 @@ def spearman(first: Array, second: Array) -> float:
     return float(a @ b / scale) if scale else float("nan")
 
 
+def overlaps(found: Array, wanted: Array) -> Array:
+    """Share of each line of wanted ids [q, k] that is among the line found, [q].
+
+    >>> overlaps(np.array([[1, 2], [3, 4]]), np.array([[2, 5], [4, 3]])).tolist()
+    [0.5, 1.0]
+    """
+    return np.array([len(np.intersect1d(a, b)) / len(b) for a, b in zip(found, wanted, strict=True)])
+
+
 def recall_at_k(found: Array, exact: Array) -> float:
     """Mean share of the exact neighbours [q, k] that are among those found [q, k]."""
-    shares = [len(np.intersect1d(a, b)) / len(b) for a, b in zip(found, exact, strict=True)]
-    return float(np.mean(shares)) if shares else float("nan")
+    shares = overlaps(found, exact)
+    return float(shares.mean()) if len(shares) else float("nan")
+
+
+def jaccard(overlap: Array) -> Array:
+    """|A and B| / |A or B| of two sets of one size, from the share that they have in common.
+
+    >>> jaccard(np.array([0.0, 0.5, 1.0])).round(3).tolist()
+    [0.0, 0.333, 1.0]
+    """
+    found: Array = overlap / (2 - overlap)
+    return found

@@ -71,6 +71,19 @@ def test_memorisation_has_a_row_a_train_row(judged: Path) -> None:
     assert table["row"] == list(range(ROWS)) and np.nanmax(np.asarray(table["memorisation"], float)) <= 1
 
 
+def test_a_run_is_compared_under_other_dampings_and_with_another_run(judged: Path, project: Project) -> None:
+    answer = ask("evaluate", judged, "--stability", "--against", project.run, "--cores", 1, "--json")
+    assert answer.code == 0, answer.err
+    found = json.loads(answer.out)
+    assert {row["answers"] for row in found["stability"]} == {
+        "top rows of queries",
+        "bottom rows of queries",
+        "suspects",
+    }
+    assert all(row["overlap"] == 1 for row in found["against"]) and len(found["against"]) > 5
+    assert found["differences"] == {str(project.run): [f"retrain.{name}" for name in sorted(RETRAIN)]}
+
+
 def test_retraining_is_no_part_of_a_run(project: Project, tmp_path: Path) -> None:
     config = project.changed(tmp_path, retrain=RETRAIN)
     assert planned(project.copy_of_run(tmp_path), "-c", config) == set()
