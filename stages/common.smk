@@ -17,6 +17,7 @@ from pipeline.methods import METHODS, SOLVED, columns_of, paired
 from pipeline.shards import Plan
 from pipeline.storage.layout import METRIC_OF, Layout
 from pipeline.steps.code import code_of
+from pipeline.steps.asked import made as evaluations_made
 
 LOWLAND = f"{shlex.quote(sys.executable)} -m pipeline"
 
@@ -256,6 +257,11 @@ def retrained_from(wildcards):
     """What tells a set its rows: scores for suspects, memorisation for memorised rows."""
     told_by = {"removal": "results/scores/scores.json", "memorised": "results/evaluation/memorisation.json"}
     return [told_by[wildcards.set]] if wildcards.set in told_by else []
+
+
+def evaluated():
+    """Digests of the tables that `lowland evaluate` was asked for: no part of a run, but shown where they are."""
+    return "evaluations " + ", ".join(evaluations_made(Layout(Path())) if CONFIG.report.evaluation else [])
 
 
 def truth_for(wildcards):

@@ -19,6 +19,7 @@ rule report:
         config=sections("report"),
         code=code("report"),
         retired=retired(),
+        evaluated=evaluated(),
         content=content("train", "validation", "query"),
     shell:
         "lowland stage report {TASK} --config {params.config:q} 2>&1 | tee {log:q}"

@@ -87,6 +87,7 @@ def evaluate(
     plan = Plan.load(layout.plan)
     tables = [table for name, wanted in WANTED.items() if asked[name] for table in wanted]
     _check(plan, tables, bool(others))
+    more = bool(tables or others)
     tables = [*(["mislabel", "relabel"] if plan.truth else []), *(["retrieval"] if plan.groups else []), *tables]
     targets = list(dict.fromkeys(f"results/evaluation/{MADE_WITH.get(table, table)}.json" for table in tables))
     given = {"cores": cores, "profile": profile, "dask": None, "snakemake_arguments": ()}
@@ -94,7 +95,9 @@ def evaluate(
     with held(run):
         if targets:
             drive(run, arguments_of(options), targets)
-        found = {table: rows for table in HEADERS if table in tables and (rows := _rows(layout, table)) is not None}
+        found = {
+            table: rows for table in HEADERS if table in tables and (rows := _rows(layout, table, more)) is not None
+        }
         if others:
             found["against"] = compare(Job("stability", layout, given_config(None, run), lambda line: None), others)
     differing = {str(other.run): differences(layout, other) for other in others}
@@ -132,16 +135,18 @@ def _check(plan: Plan, tables: list[str], compared: bool) -> None:
         raise DataError("expected query rows to judge retrained models on, got none; give the task query_rows")
 
 
-def _rows(layout: Layout, table: str) -> list[dict[str, Any]] | None:
-    """The rows of a table; None where it was not made.
+def _rows(layout: Layout, table: str, more: bool) -> list[dict[str, Any]] | None:
+    """The rows of a table; None where it was not made, or is empty and more is asked for.
 
     Raises:
-        DataError: the truth knows only one kind of label.
+        DataError: the truth knows only one kind of label, and nothing else is asked for.
     """
     path = layout.evaluation(table)
     if not manifest_path(path).is_file():
         return None
     rows: list[dict[str, Any]] = open_artefact(path, "evaluation").record["rows"]
+    if not rows and more:
+        return None
     if not rows:
         raise DataError(
             "expected both right and wrong labels to evaluate on, got only one kind; compare true_labels with labels"

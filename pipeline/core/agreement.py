@@ -42,10 +42,26 @@ def average_precision(scores: Array, positive: Array) -> float:
     positive = np.asarray(positive, bool)
     if not positive.any():
         return float("nan")
+    ends, hits = _thresholds(scores, positive)
+    return float(np.sum(hits / (ends + 1) * np.diff(hits, prepend=0)) / positive.sum())
+
+
+def recall_after(scores: Array, positive: Array, counts: Array) -> Array:
+    """Share of the positive rows among the `counts` rows of largest score, [c]; of ties as many as chance would have.
+
+    >>> recall_after(np.array([3.0, 1.0, 1.0]), np.array([True, True, False]), np.array([0, 1, 2, 3])).tolist()
+    [0.0, 0.5, 0.75, 1.0]
+    """
+    ends, hits = _thresholds(scores, np.asarray(positive, bool))
+    found: Array = np.interp(counts, np.append(0, ends + 1), np.append(0, hits)) / hits[-1]
+    return found
+
+
+def _thresholds(scores: Array, positive: Array) -> tuple[Array, Array]:
+    """Where runs of equal scores end in falling order, and how many positives there are up to each end."""
     order = np.argsort(-scores, kind="stable")
     ends = np.append(np.nonzero(scores[order][1:] != scores[order][:-1])[0], len(scores) - 1)
-    hits = np.cumsum(positive[order])[ends]
-    return float(np.sum(hits / (ends + 1) * np.diff(hits, prepend=0)) / positive.sum())
+    return ends, np.cumsum(positive[order])[ends]
 
 
 def spearman(first: Array, second: Array) -> float:

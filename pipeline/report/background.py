@@ -142,18 +142,64 @@ class EvaluationRow:
 
 
 @dataclass(frozen=True)
+class Bar:
+    """A value with what it may as well be, from `low` to `high`; bars of one group have one colour."""
+
+    label: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+    group: str = ""
+
+
+@dataclass(frozen=True)
+class Bars:
+    """Bars, from top to bottom, on an axis called `unit`; `levels` are names and values of dotted lines across."""
+
+    title: str
+    caption: str
+    bars: Sequence[Bar]
+    unit: str
+    levels: Sequence[tuple[str, float]] = ()
+
+
+@dataclass(frozen=True)
+class Series:
+    """Points [n, 2] of a line; that of a control is dashed."""
+
+    label: str
+    points: np.ndarray
+    control: bool = False
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Lines over axes called `x` and `y`."""
+
+    title: str
+    caption: str
+    series: Sequence[Series]
+    x: str
+    y: str
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """Methods beside the simple controls.
 
     Attributes:
         rows: the methods.
         question: what they were asked, for example "Which labels are wrong?".
-        truth: what they are judged by, in the plural, for example "true labels: planted noise, 20 %".
+        truth: what they are judged by, in the plural, for example "true labels: planted noise, 20 %"; may be "".
+        note: what a reader must know.
+        chart: the same as a figure.
     """
 
     rows: Sequence[EvaluationRow]
     question: str = "Which labels are wrong?"
     truth: str = "known true labels"
+    note: str = ""
+    chart: Bars | Lines | None = None
 
 
 @dataclass(frozen=True)

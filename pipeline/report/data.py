@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline.report.background import (
+    Bar,
+    Bars,
     Candidate,
     Confusion,
     Curvature,
@@ -21,8 +23,10 @@ from pipeline.report.background import (
     FlaggedRow,
     Flattening,
     Index,
+    Lines,
     Made,
     Scores,
+    Series,
     Sharpness,
 )
 
@@ -33,6 +37,8 @@ __all__ = [
     "HARM",
     "INFLUENCE",
     "WRONG",
+    "Bar",
+    "Bars",
     "Candidate",
     "Confusion",
     "Curvature",
@@ -42,11 +48,13 @@ __all__ = [
     "Flattening",
     "Hit",
     "Index",
+    "Lines",
     "Made",
     "QueryAnswer",
     "Report",
     "ScoreKind",
     "Scores",
+    "Series",
     "Sharpness",
     "Sizes",
     "Suspect",

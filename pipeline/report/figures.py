@@ -1,6 +1,7 @@
-"""The plots of the report: loss curves, spectra, the distribution of a score.
+"""The plots of the report: loss curves, spectra, the distribution of a score, lines and bars of an evaluation.
 
-Legends are left to the page, so that no text of the data enters a figure (where `$` would be read as mathematics).
+Legends are left to the page, so that no text of the data enters a figure (where `$` would be read as mathematics); the
+names beside bars are drawn as they are.
 Values that are not finite are not drawn; the caption says how many.
 """
 
@@ -19,12 +20,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from pipeline.report import svg
-from pipeline.report.background import Curvature, Curve
+from pipeline.report.background import Bars, Curvature, Curve, Lines
 from pipeline.report.printed import number
 
 SIZE = (5.0, 2.9)  # inches; text of 10 points stays readable at the width of a phone
 POINTS = 300  # drawn of a spectrum
 BINS = 48
+BAR = 0.23  # inches a bar
+NAME = 48  # characters of a bar's name that are drawn
 
 
 @dataclass(frozen=True)
@@ -95,9 +98,60 @@ def distribution(name: str, values: np.ndarray, threshold: float | None, descrip
     return Plot(_figure(name, draw, description))
 
 
-def _figure(name: str, draw: Callable[[Axes], None], description: str) -> Markup:
+def lines(name: str, chart: Lines, description: str) -> Plot | None:
+    """A line a series, those of controls dashed; None where nothing can be drawn."""
+    drawn = [(series, _finite(series.points)) for series in chart.series]
+    drawn = [(series, points) for series, points in drawn if len(points)]
+    if not drawn:
+        return None
+
+    def draw(axes: Axes) -> None:
+        for i, (series, points) in enumerate(drawn):
+            style = "--" if series.control else "-"
+            marker = "o" if len(points) == 1 else None
+            axes.plot(points[:, 0], points[:, 1], color=_colour(i), linestyle=style, marker=marker)
+        axes.set_xlabel(chart.x, parse_math=False)
+        axes.set_ylabel(chart.y, parse_math=False)
+
+    legend = [(series.label, svg.VARIABLES[_colour(i)], series.control) for i, (series, _) in enumerate(drawn)]
+    return Plot(_figure(name, draw, description), legend)
+
+
+def bars(name: str, chart: Bars, description: str) -> Plot | None:
+    """Horizontal bars with their intervals, and dotted levels; None where nothing can be drawn."""
+    drawn = [bar for bar in chart.bars if np.isfinite(bar.value)]
+    levels = [(label, value) for label, value in chart.levels if np.isfinite(value)]
+    if not drawn:
+        return None
+    groups = list(dict.fromkeys(bar.group for bar in drawn))
+    places = np.arange(len(drawn))[::-1]
+
+    def draw(axes: Axes) -> None:
+        for place, bar in zip(places, drawn, strict=True):
+            axes.barh(place, bar.value, height=0.66, color=_colour(groups.index(bar.group)), alpha=0.85)
+            if bar.low is not None and bar.high is not None and np.isfinite([bar.low, bar.high]).all():
+                axes.hlines(place, bar.low, bar.high, color=svg.INK, linewidth=1.2)
+        for _, value in levels:
+            axes.axvline(value, color=svg.MUTED, linewidth=1.2, linestyle=":")
+        axes.axvline(0, color=svg.INK, linewidth=0.8)
+        axes.set_yticks(places, [_cut(bar.label) for bar in drawn], parse_math=False)
+        axes.set_ylim(-0.6, len(drawn) - 0.4)
+        axes.grid(False, axis="y")
+        axes.set_xlabel(chart.unit, parse_math=False)
+
+    legend = [(group, svg.VARIABLES[_colour(i)], False) for i, group in enumerate(groups)]
+    legend += [(label, svg.VARIABLES[svg.MUTED], True) for label, _ in levels]
+    size = (1.3 * SIZE[0], 0.7 + BAR * len(drawn))
+    return Plot(_figure(name, draw, description, size), legend)
+
+
+def _cut(label: str) -> str:
+    return label if len(label) <= NAME else f"{label[: NAME - 1]}…"
+
+
+def _figure(name: str, draw: Callable[[Axes], None], description: str, size: tuple[float, float] = SIZE) -> Markup:
     with matplotlib.rc_context(svg.STYLE):
-        figure = Figure(SIZE, layout="constrained")
+        figure = Figure(size, layout="constrained")
         draw(figure.add_subplot())
         figure.patch.set_visible(False)
         return svg.inline(figure, name, description)
@@ -105,12 +159,15 @@ def _figure(name: str, draw: Callable[[Axes], None], description: str) -> Markup
 
 def _line(i: int) -> dict[str, Any]:
     """Colour of series i; the second round through the colours is dashed."""
-    return {"color": svg.SERIES[i % len(svg.SERIES)], "linestyle": "-" if i < len(svg.SERIES) else "--"}
+    return {"color": _colour(i), "linestyle": "-" if i < len(svg.SERIES) else "--"}
+
+
+def _colour(i: int) -> str:
+    return svg.SERIES[i % len(svg.SERIES)]
 
 
 def _legend(labels: Sequence[str]) -> list[tuple[str, str, bool]]:
-    colours = [svg.VARIABLES[svg.SERIES[i % len(svg.SERIES)]] for i in range(len(labels))]
-    return [(label, colours[i], i >= len(svg.SERIES)) for i, label in enumerate(labels)]
+    return [(label, svg.VARIABLES[_colour(i)], i >= len(svg.SERIES)) for i, label in enumerate(labels)]
 
 
 def _logarithmic(axis: Axis, set_scale: Callable[[str], None]) -> None:
@@ -120,7 +177,7 @@ def _logarithmic(axis: Axis, set_scale: Callable[[str], None]) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def _finite(curve: Curve) -> np.ndarray:
+def _finite(curve: Curve | np.ndarray) -> np.ndarray:
     """The finite points of a curve, [n, 2]."""
     points = np.asarray(curve, np.float64).reshape(-1, 2)
     return points[np.isfinite(points).all(1)]

@@ -13,6 +13,7 @@ import numpy as np
 
 from pipeline.report import figures
 from pipeline.report.data import (
+    Bars,
     Confusion,
     Evaluation,
     Flattening,
@@ -186,3 +187,14 @@ def not_finite(scores: Scores | None) -> int:
 def measures(evaluation: Evaluation) -> list[str]:
     """Names of the measures in an evaluation, in order of appearance."""
     return list(dict.fromkeys(name for row in evaluation.rows for name in row.values))
+
+
+def evaluation_plot(evaluation: Evaluation, number: int) -> figures.Plot | None:
+    """The chart of an evaluation; `number` makes its name unique on the page."""
+    chart, name = evaluation.chart, f"evaluation-{number}"
+    if chart is None:
+        return None
+    description = f"{chart.title}: {chart.caption}"
+    return (
+        figures.bars(name, chart, description) if isinstance(chart, Bars) else figures.lines(name, chart, description)
+    )

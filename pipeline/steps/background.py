@@ -1,4 +1,4 @@
-"""What the report says beside its answers: minimum, curvature, indexes, evaluation, and where everything came from."""
+"""What the report says beside its answers: minimum, curvature, indexes, and where everything came from."""
 
 from __future__ import annotations
 
@@ -6,13 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import CHECKPOINTS, CURVATURE_SPLIT
-from pipeline.core.grouped import BEST
 from pipeline.errors import StoreError
 from pipeline.report.data import (
     Candidate,
     Curvature,
-    Evaluation,
-    EvaluationRow,
     FlaggedRow,
     Flattening,
     Index,
@@ -101,38 +98,6 @@ def indexes(layout: Layout) -> list[Index]:
         )
         for m in manifests
     ]
-
-
-EVALUATIONS = {
-    "mislabel": (
-        "Which labels are wrong?",
-        "the task's true labels",
-        {"AUC": "auc", "average precision": "average_precision", "recall at the noise rate": "recall_at_rate"},
-    ),
-    "retrieval": (
-        "Which train rows are of a query's own group?",
-        "the task's groups",
-        {"AUC": "auc", "recall": "recall", **{f"share of the best {k}": f"share of the best {k}" for k in BEST}},
-    ),
-}
-"""Table to what it asks, what it is judged by, and its measures with their columns."""
-
-
-def evaluations(layout: Layout) -> list[Evaluation]:
-    """The tables of methods against a truth, those that were made."""
-    found = []
-    for table, (question, truth, measures) in EVALUATIONS.items():
-        path = layout.evaluation(table)
-        made = open_artefact(path, "evaluation").record["rows"] if manifest_path(path).is_file() else []
-        rows = [
-            EvaluationRow(
-                row["method"], row["checkpoint"], {name: row[key] for name, key in measures.items()}, row["control"]
-            )
-            for row in made
-        ]
-        if rows:
-            found.append(Evaluation(rows, question, truth))
-    return found
 
 
 def flagged(layout: Layout, plan: Plan) -> list[FlaggedRow]:

@@ -6,13 +6,15 @@ controls: loss at the same checkpoint, gradient norm, nearest neighbours on the 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from sklearn.neighbors import KNeighborsClassifier
 
-from pipeline.core.agreement import auc, average_precision
+from pipeline.core.agreement import auc, average_precision, recall_after
 from pipeline.errors import DataError
 from pipeline.methods import RANKED, columns_of
 from pipeline.steps.inputs import vectors
@@ -31,9 +33,27 @@ LABELS = ("suggested", "predicted")
 PREDICTED_ROWS = 256
 """Rows of a batch of predictions."""
 
+POINTS = 101
+"""Of a curve of recall over the rows inspected."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A score of the rows that are judged, [n], larger being more suspicious."""
+
+    method: str
+    checkpoint: str
+    control: bool
+    values: Array
+
+    @property
+    def head(self) -> dict[str, Any]:
+        """The first columns of its rows in tables."""
+        return {"method": self.method, "checkpoint": self.checkpoint, "control": self.control}
+
 
 def run(job: Job) -> None:
-    """Write `evaluation/mislabel.parquet` and `evaluation/relabel.parquet`; empty where no or every label is wrong."""
+    """Write `evaluation/` mislabel, relabel and recall; empty where no or every label is wrong."""
     use_threads(job.config)
     plan = job.plan()
     task = task_of(job.config, plan)
@@ -53,8 +73,11 @@ def run(job: Job) -> None:
     identity = {"scores": open_artefact(job.layout.scores, "scores").digest, "evaluate": job.config.evaluate.plain()}
     if plan.labelled:
         _write(job, "relabel", identity, _relabel(job, task, scores, truth, wrong & judged) if possible else [])
+    asked = list(_asked(job, task, scores, judged)) if possible else []
+    _write_recall(job, identity, asked, wrong[judged])
     # The rule's output comes last: while it is missing, the stage is not done.
-    _write(job, "mislabel", identity, _mislabel(job, task, scores, wrong, judged) if possible else [])
+    rows = [{**each.head, **_measures(each.values, wrong[judged])} for each in asked]
+    _write(job, "mislabel", identity, rows)
 
 
 def _write(job: Job, table: str, identity: dict[str, Any], rows: list[dict[str, Any]]) -> None:
@@ -67,28 +90,28 @@ def _write(job: Job, table: str, identity: dict[str, Any], rows: list[dict[str, 
         record["rows"] = rows
 
 
-def _mislabel(job: Job, task: Task, scores: dict[str, list[Any]], wrong: Array, judged: Array) -> list[dict[str, Any]]:
-    """AUC, average precision and recall at the noise rate of every score, wrong labels being the positives."""
-    methods = []
+def _asked(job: Job, task: Task, scores: dict[str, list[Any]], judged: Array) -> Iterator[Judged]:
+    """Every score that all judged rows have, and the neighbours."""
     for column in (name for name in RANKED if name in scores):
-        method, values = RANKED[column], np.array([np.nan if v is None else v for v in scores[column]], float)
-        checkpoint = job.config.checkpoints.name_of(method.at)
-        methods.append((method.title, checkpoint, method.control, method.suspicious * values))
+        method, values = RANKED[column], np.array([np.nan if v is None else v for v in scores[column]], float)[judged]
+        if np.isfinite(values).all():
+            checkpoint = job.config.checkpoints.name_of(method.at)
+            yield Judged(method.title, checkpoint, method.control, method.suspicious * values)
     neighbours = _neighbours(job, task, np.asarray(scores["given"]), judged)
     if neighbours is not None:
-        methods.append(("kNN on the inputs", "none", True, neighbours))
-    rows = []
-    for name, checkpoint, control, values in methods:
-        if np.isfinite(values[judged]).all():
-            rows.append(
-                {
-                    "method": name,
-                    "checkpoint": checkpoint,
-                    "control": control,
-                    **_measures(values[judged], wrong[judged]),
-                }
-            )
-    return rows
+        yield Judged("kNN on the inputs", "none", True, neighbours[judged])
+
+
+def _write_recall(job: Job, identity: dict[str, Any], asked: list[Judged], wrong: Array) -> None:
+    """How many of the wrong labels are among so many rows of largest score, for the curves of the report."""
+    counts = np.unique(np.linspace(0, len(wrong), POINTS).round().astype(int))
+    columns: dict[str, list[Any]] = {"method": [], "checkpoint": [], "control": [], "inspected": [], "recall": []}
+    for each in asked:
+        for count, recall in zip(counts.tolist(), recall_after(each.values, wrong, counts).tolist(), strict=True):
+            for name, value in {**each.head, "inspected": count, "recall": recall}.items():
+                columns[name].append(value)
+    with job.writing(job.layout.evaluation("recall"), "evaluation", {**identity, "table": "recall"}) as (path, _):
+        write_table(path, columns, {"recall": "share of the wrong labels among the rows inspected, worst first"})
 
 
 def _measures(values: Array, wrong: Array) -> dict[str, float]:

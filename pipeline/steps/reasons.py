@@ -93,7 +93,8 @@ def _change(tag: str, old: Any, new: Any) -> Iterable[str]:
         return [f"rows of {name} have changed" for name in _splits(old, new)]
     if tag == "weights":
         return ["other weights are given"]
-    return {"truth": ["other true labels"], "groups": ["other groups"]}.get(tag, [f"{tag} has changed"])
+    others = {"truth": "other true labels", "groups": "other groups", "evaluations": "other evaluations to show"}
+    return [others.get(tag, f"{tag} has changed")]
 
 
 def _settings(old: Any, new: Any, path: str = "") -> Iterator[str]:

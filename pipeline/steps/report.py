@@ -14,9 +14,9 @@ from pipeline.core.influence import SIGNED
 from pipeline.report.data import HARM, WRONG, Confusion, Hit, QueryAnswer, Report, ScoreKind, Scores, Sizes, Suspect
 from pipeline.report.page import render
 from pipeline.shards import Plan
+from pipeline.steps.asked import made
 from pipeline.steps.background import (
     curvatures,
-    evaluations,
     flagged,
     flattening,
     indexes,
@@ -24,6 +24,7 @@ from pipeline.steps.background import (
     sharpness,
     warnings,
 )
+from pipeline.steps.evaluations import evaluations
 from pipeline.steps.job import Job
 from pipeline.steps.query import SIGN
 from pipeline.steps.ranking import read_suspects, usual
@@ -87,6 +88,7 @@ def run(job: Job) -> None:
         "topk": open_artefact(layout.topk, "query").digest,
         "report": job.config.report.plain(),
         "suspects": job.config.suspects.plain(),
+        "evaluations": made(layout),
     }
     with job.writing(layout.report, "report", identity) as (path, _):
         path.write_text(render(report), encoding="utf-8")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn import metrics
 
-from pipeline.core.agreement import auc, average_precision, ranks, recall_at_k, spearman
+from pipeline.core.agreement import auc, average_precision, ranks, recall_after, recall_at_k, spearman
 
 SCORES = st.lists(st.integers(-4, 4) | st.floats(-3, 3), min_size=2, max_size=40)
 """Many ties among the integers."""
@@ -30,6 +30,17 @@ def test_auc_is_that_of_scikit_learn(scores, random):
     values, positive = labelled(scores, random)
     assume(positive.any() and not positive.all())
     assert auc(values, positive) == pytest.approx(metrics.roc_auc_score(positive, values), abs=1e-12)
+
+
+@given(SCORES, st.randoms())
+def test_the_area_under_recall_over_the_rows_is_that_of_the_roc_curve_rescaled(scores, random):
+    values, positive = labelled(scores, random)
+    assume(positive.any() and not positive.all())
+    recall = recall_after(values, positive, np.arange(len(values) + 1))
+    share = positive.mean()
+    area = np.trapezoid(recall) / len(values)
+    assert area == pytest.approx(share / 2 + (1 - share) * metrics.roc_auc_score(positive, values), abs=1e-12)
+    assert recall[0] == 0 and recall[-1] == 1
 
 
 @given(SCORES, st.randoms())

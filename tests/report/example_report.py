@@ -8,6 +8,8 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 from pipeline.report.data import (
+    Bar,
+    Bars,
     Candidate,
     Confusion,
     Curvature,
@@ -17,10 +19,12 @@ from pipeline.report.data import (
     Flattening,
     Hit,
     Index,
+    Lines,
     Made,
     QueryAnswer,
     Report,
     Scores,
+    Series,
     Sharpness,
     Sizes,
     Suspect,
@@ -78,7 +82,7 @@ def full() -> Report:
         ],
         scores=Scores(np.append(scores, np.nan), [str(k) for k in labels[: N + 1]]),
         confusion=Confusion([str(k) for k in range(10)], counts),
-        evaluations=[_evaluation()],
+        evaluations=[_evaluation(), _lds(), _retrained(), _tail(), _agreement()],
         flagged=[FlaggedRow("train", 1000, "loss is not finite")],
         unseen=0.0123,
         warnings=["Only 300 validation rows: the strength was chosen on 75 of them."],
@@ -155,7 +159,53 @@ def _evaluation() -> Evaluation:
         EvaluationRow("loss", "trained", {"AUC": 0.9322, "average precision": None}, control=True),
         EvaluationRow("TracIn", "trained", {"AUC": 0.8154}, note="last checkpoint"),
     ]
-    return Evaluation(rows, truth="planted noise: 20 % of the labels flipped")
+    share = np.linspace(0, 1, 101)
+    series = [
+        Series("FVM (S), flat", np.column_stack([1000 * share, 1 - (1 - share) ** 14])),
+        Series("loss, flat", np.column_stack([1000 * share, 1 - (1 - share) ** 15]), control=True),
+        Series("TracIn, trained", np.column_stack([1000 * share, 1 - (1 - share) ** 2.5])),
+    ]
+    caption = "Share of the wrong labels among the rows inspected, most suspicious first."
+    chart = Lines("Wrong labels found", caption, series, "train rows inspected", "share of the wrong labels")
+    return Evaluation(rows, truth="planted noise: 20 % of the labels flipped", chart=chart)
+
+
+def _lds() -> Evaluation:
+    found = [("influence", "trained", 0.551, False), ("influence", "flat", 0.344, False), ("TracIn", "trained", 0.283, False),
+             ("FVM, single point", "flat", -0.052, False), ("DMin (cosine)", "flat", 0.298, False),
+             ("loss of the train row", "trained", 0.021, True),
+             ("cosine of the inputs, minus where labels differ", "none", 0.317, True)]  # fmt: skip
+    rows = [EvaluationRow(m, at, {"LDS": v, "low": v - 0.05, "high": v + 0.06}, c) for m, at, v, c in found]
+    bars = [Bar(f"{m}, {at}", v, v - 0.05, v + 0.06, "simple controls" if c else "scores") for m, at, v, c in found]
+    chart = Bars("LDS, margin", "Lines: 95 % of bootstrap draws.", bars, "LDS", [("ceiling", 0.731)])
+    return Evaluation(
+        rows, "Which scores predict models on other rows?", "models on random halves", "An old table.", chart
+    )
+
+
+def _retrained() -> Evaluation:
+    acts = ("removed", "relabelled", "pruned")
+    gains = [(f"score {i}, flat: {act}", (i + 1) * (k + 1) - 4.0, act) for k, act in enumerate(acts) for i in range(4)]
+    bars = [Bar(label, gain, gain - 0.8, gain + 0.8, act) for label, gain, act in gains]
+    chart = Bars("Accuracy gained", "Lines: one standard error.", bars, "points of accuracy")
+    rows = [EvaluationRow(label, "flat", {"gain": gain}, note=act) for label, gain, act in gains]
+    return Evaluation(rows, "What do models gain without suspects?", "the test accuracy of models", chart=chart)
+
+
+def _tail() -> Evaluation:
+    share = np.arange(1, 101.0)
+    series = [Series("memorisation", np.column_stack([share, np.exp(-share / 12)]))]
+    chart = Lines(
+        "The long tail", "From the most memorised to the least.", series, "train rows, per cent", "memorisation"
+    )
+    rows = [EvaluationRow("mean memorisation", "none", {"value": 0.1234}, note="400 models")]
+    return Evaluation(rows, "Which rows are known by heart?", "models on random subsets", chart=chart)
+
+
+def _agreement() -> Evaluation:
+    values = {"overlap": 0.91, "error": 0.012, "chance": 0.01, "spearman": None}
+    rows = [EvaluationRow("influence", "trained", values, note="top rows of queries, k = 10, damping 1 to 0.1")]
+    return Evaluation(rows, "Are the best rows the same under other dampings?", "", "Overlap: share in common.")
 
 
 def _provenance() -> list[Made]:

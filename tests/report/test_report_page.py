@@ -50,7 +50,7 @@ def numbers(value: Any) -> Iterator[float]:
         yield float(value)
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         for field in dataclasses.fields(value):
-            if field.name not in ("curve", "history", "scores"):
+            if field.name not in ("chart", "curve", "history", "scores"):
                 yield from numbers(getattr(value, field.name))
     elif isinstance(value, dict):
         yield from itertools.chain.from_iterable(numbers(v) for v in value.values())

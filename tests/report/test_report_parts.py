@@ -15,7 +15,20 @@ from PIL import Image
 
 from pipeline.errors import DataError
 from pipeline.report import figures, images, printed, views
-from pipeline.report.data import INFLUENCE, Confusion, Curvature, Hit, QueryAnswer, ScoreKind, Scores, Sharpness
+from pipeline.report.data import (
+    INFLUENCE,
+    Bar,
+    Bars,
+    Confusion,
+    Curvature,
+    Hit,
+    Lines,
+    QueryAnswer,
+    ScoreKind,
+    Scores,
+    Series,
+    Sharpness,
+)
 from tests.report.html_checks import Page, read
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False, min_value=-1e250, max_value=1e250)
@@ -126,6 +139,30 @@ def test_distribution_draws_any_finite_scores(values: list[float], threshold: fl
     assert plot is not None
     Page(plot.markup)
     assert ("var(--c2)" in plot.markup) == (threshold == 0.5)
+
+
+def test_lines_of_controls_are_dashed_and_of_nothing_are_none() -> None:
+    points = np.array([[0, 0.0], [1, math.nan], [2, 1.0]])
+    series = [Series("a", points), Series("b", points, control=True), Series("empty", np.zeros((0, 2)))]
+    plot = figures.lines("lines", Lines("t", "c", series, "x $_$", "y"), "d")
+    assert plot is not None and [(label, dashed) for label, _, dashed in plot.legend] == [("a", False), ("b", True)]
+    assert "x $_$" in plot.markup and plot.markup.count("stroke-dasharray") == 1
+    assert figures.lines("lines", Lines("t", "c", series[2:], "x", "y"), "d") is None
+
+
+def test_bars_have_their_names_groups_and_levels() -> None:
+    bars = [Bar("one $x$ <b>", 0.5, 0.4, 0.7, "scores"), Bar("two", -0.1, None, None, "controls"), Bar("no", math.nan),
+            Bar("very " * 30, 0.2, group="scores")]  # fmt: skip
+    plot = figures.bars("bars", Bars("t", "c", bars, "LDS", [("ceiling", 0.9), ("none", math.nan)]), "d")
+    assert plot is not None
+    assert [(label, dashed) for label, _, dashed in plot.legend] == [
+        ("scores", False),
+        ("controls", False),
+        ("ceiling", True),
+    ]
+    assert "one $x$ &lt;b&gt;" in plot.markup and ">no<" not in plot.markup and ("very " * 30) not in plot.markup
+    assert plot.markup.count("var(--c1)") == 2 and plot.markup.count("var(--c2)") == 1
+    assert figures.bars("bars", Bars("t", "c", bars[2:3], "LDS"), "d") is None
 
 
 def test_figures_follow_the_page() -> None:

@@ -33,6 +33,7 @@ def test_settings_are_named_with_both_values():
         ("content train aa, query bb", "content train aa, query cc", "rows of query have changed"),
         ("weights aa", "weights bb", "other weights are given"),
         ("truth aa", "truth bb", "other true labels"),
+        ("evaluations ", "evaluations stability ab", "other evaluations to show"),
     ],
 )
 def test_every_param_has_its_words(before, now, said):

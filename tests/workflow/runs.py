@@ -257,5 +257,9 @@ def artefacts(directory: Path) -> set[str]:
         for place in results.rglob("*.json")
         if ".zarr" not in str(place)
     }
-    beside = {"evaluation/relabel", *(name for name in found if name.startswith("index/") and name.endswith("-rows"))}
+    beside = {
+        "evaluation/relabel",
+        "evaluation/recall",
+        *(name for name in found if name.startswith("index/") and name.endswith("-rows")),
+    }
     return {name for name in found if not name.startswith("prepare/")} - beside

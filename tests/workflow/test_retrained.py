@@ -71,6 +71,19 @@ def test_memorisation_has_a_row_a_train_row(judged: Path) -> None:
     assert table["row"] == list(range(ROWS)) and np.nanmax(np.asarray(table["memorisation"], float)) <= 1
 
 
+def test_the_report_shows_what_was_asked_for_and_is_made_anew_when_that_changes(judged: Path) -> None:
+    succeed("report", judged)
+    page = Layout(judged).report
+    text, before = page.read_text(), page.stat().st_mtime_ns
+    for title in ("Wrong labels found", "LDS, margin", "Accuracy gained", "The long tail"):
+        assert f"<h3>{title}</h3>" in text
+    succeed("report", judged)
+    assert page.stat().st_mtime_ns == before
+    succeed("evaluate", judged, "--stability", "--cores", 1)
+    succeed("report", judged)
+    assert "Are the best rows the same under other dampings?" in page.read_text()
+
+
 def test_a_run_is_compared_under_other_dampings_and_with_another_run(judged: Path, project: Project) -> None:
     answer = ask("evaluate", judged, "--stability", "--against", project.run, "--cores", 1, "--json")
     assert answer.code == 0, answer.err
