@@ -16,10 +16,14 @@ ALL = {
     "incremental": "appending, retiring and compacting rows of a store of 100,000 (10 minutes)",
     "text": "what taught a text: language models, methods and controls (TEXT_SMALL=1: one seed of fewer texts)",
     "pbrf": "influence against the proximal Bregman response and leave-one-out, term by term (10 minutes)",
+    "lds": "which scores predict models on random halves of digits (--small, 15 minutes, or --full)",
+    "cleansing": "test accuracy without what each score suspects, on several data (--small, 20 minutes, or --full)",
     "diffusion": "what taught a diffusion model its samples: DMin, FVM, others and controls, retraining (20 minutes)",
     "digits": "mislabel detection and relabelling on digits, four kinds of noise, three seeds (10 minutes)",
     "evidence": "the same on letters, clothes, sentences and CIFAR-N, in both regimes (--small or --full, a night)",
 }
+SIZED = ("evidence", "lds", "cleansing")
+"""Those with a small setting and a full one."""
 
 
 def main() -> None:
@@ -30,19 +34,23 @@ def main() -> None:
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(ALL)}; default: {', '.join(QUICK)}")
     size = parser.add_mutually_exclusive_group()
-    size.add_argument("--small", action="store_true", help="evidence: 1,000 train rows and two seeds (the default)")
-    size.add_argument("--full", action="store_true", help="evidence: whole sizes and five seeds")
+    sized = ", ".join(SIZED)
+    size.add_argument("--small", action="store_true", help=f"{sized}: few rows and seeds (the default)")
+    size.add_argument("--full", action="store_true", help=f"{sized}: whole sizes and five seeds")
     parser.add_argument("--table", action="store_true", help="evidence: print what has been run, run nothing")
     arguments = parser.parse_args()
     names = arguments.names or list(QUICK)
-    if (arguments.small or arguments.full or arguments.table) and names != ["evidence"]:
-        parser.error("expected --small, --full and --table with evidence alone, got other names; run those without")
+    if (arguments.small or arguments.full) and not set(names) <= set(SIZED):
+        parser.error(f"expected --small and --full with {sized} alone, got other names; run those without")
+    if arguments.table and names != ["evidence"]:
+        parser.error("expected --table with evidence alone, got other names; run those without")
     for name in names:
         if name not in ALL:
             parser.error(f"expected a benchmark out of {', '.join(ALL)}, got {name!r}")
     for name in names:
         main_of = importlib.import_module(f"benchmarks.{name}").main
-        main_of(full=arguments.full, table_only=arguments.table) if name == "evidence" else main_of()
+        options = {"full": arguments.full} if name in SIZED else {}
+        main_of(**options, **({"table_only": True} if arguments.table else {}))
 
 
 if __name__ == "__main__":
