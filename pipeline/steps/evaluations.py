@@ -20,7 +20,7 @@ Row = dict[str, Any]
 
 CURVES = 6
 """Scores whose curves are drawn: as many as there are colours."""
-SUBSETS = {"lds-half": "models on random halves of the train rows", "lds-most": "the models of memorisation"}
+SUBSETS = {"lds-half": "models on random halves of the train rows", "lds-most": "models on the subsets of memorisation"}
 REMOVED = {"retraining-removal": "suspects", "retraining-memorised": "memorised rows"}
 
 
@@ -126,13 +126,13 @@ def _retrieval(layout: Layout) -> Iterator[Evaluation]:
 
 def _lds(layout: Layout, table: str) -> Iterator[Evaluation]:
     """One for each response; the ceiling is a line across."""
-    rows = _rows(layout, table)
+    rows = [row for row in _rows(layout, table) if row["lds"] == row["lds"]]  # one model a subset has no ceiling
     for response in dict.fromkeys(row["response"] for row in rows):
         own = [row for row in rows if row["response"] == response]
         bars = [
             Bar(_at(row), row["lds"], row["low"], row["high"], _group(row)) for row in own if row["low"] is not None
         ]
-        tops = [("ceiling", row["lds"]) for row in own if row["low"] is None and row["lds"] == row["lds"]]
+        tops = [("ceiling", row["lds"]) for row in own if row["low"] is None]
         caption = (
             f"Rank correlation with the response over {own[0]['subsets']} subsets, mean over the queries; lines: 95 % "
             "of bootstrap draws of queries and subsets."
