@@ -1,6 +1,6 @@
 """What it costs to append 1 % of the rows of a store, to retire some, and to compact; and if the answers are right.
 
-A store of 100,000 jittered digits at the gradients of an MLP of 20 million parameters, K = 256. What is done to it is
+A store of 100,000 jittered digits at the gradients of an MLP of 12 million parameters, K = 256. What is done to it is
 done to a store of 1,000 rows, too: it takes the same jobs and hardly any rows, and so tells what starting them costs.
 Seconds are of CPU time of all processes, which a busy machine changes less than the clock. Full is a store built afresh
 from the final data with the same checkpoints and projection; its answers are what those of the changed store are
