@@ -18,11 +18,12 @@ ALL = {
     "pbrf": "influence against the proximal Bregman response and leave-one-out, term by term (10 minutes)",
     "lds": "which scores predict models on random halves of digits (--small, 15 minutes, or --full)",
     "cleansing": "test accuracy without what each score suspects, on several data (--small, 20 minutes, or --full)",
+    "memorisation": "memorised digits: wrong labels, the long tail, what they are worth (--small, or --full)",
     "diffusion": "what taught a diffusion model its samples: DMin, FVM, others and controls, retraining (20 minutes)",
     "digits": "mislabel detection and relabelling on digits, four kinds of noise, three seeds (10 minutes)",
     "evidence": "the same on letters, clothes, sentences and CIFAR-N, in both regimes (--small or --full, a night)",
 }
-SIZED = ("evidence", "lds", "cleansing")
+SIZED = ("evidence", "lds", "cleansing", "memorisation")
 """Those with a small setting and a full one."""
 
 

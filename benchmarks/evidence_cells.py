@@ -92,16 +92,23 @@ PLANTED: tuple[tuple[str, str, str, tuple[int, int], dict[str, Any]], ...] = (
 
 CHOSEN_ON = {
     ("digits", "uniform", True),
+    ("digits", "confusable", True),
+    ("digits", "instance", False),
     ("letters", "uniform", False),
     ("letters", "instance", True),
+    ("letters", "confusable", True),
     ("Fashion-MNIST", "uniform", True),
     ("Fashion-MNIST", "confusable", False),
     ("Fashion-MNIST", "instance", True),
     ("Fashion-MNIST", "instance", False),
     ("sentences, MiniLM", "one rater", True),
+    ("sentences, MiniLM", "one rater", False),
     ("sentences, MiniLM, agreement 60 %", "worst of three", True),
 }
 """Data, kind of noise and regime that `wrong` was chosen on (Fashion-MNIST made harder: turned, inverted, noisy)."""
+
+HARDEST = ("MiniLM", "one rater", 0.0, False)
+"""Where plain loss is strongest: part of `--small`, too."""
 
 SMALL_PLANTED = {
     ("digits", "uniform", True),
@@ -140,6 +147,7 @@ def _sentences() -> list[Cell]:
                 )
                 for model, task, options in models:
                     data = f"sentences, {model}{of}"
+                    hard = (model, labels, agreement, heart) == HARDEST
                     chosen = (data, labels, heart) in CHOSEN_ON
                     found.append(
                         Cell(
@@ -150,7 +158,7 @@ def _sentences() -> list[Cell]:
                             {**shared, **options},
                             "LOWLAND_VADER",
                             chosen,
-                            small,
+                            small or hard,
                         )
                     )
     return found

@@ -40,5 +40,11 @@ def evaluated(name: str, slug: str, config: dict[str, Any], option: str, table: 
         if done.returncode:
             raise SystemExit(f"{name}, {slug}, failed: no table.\n{done.stderr[-2000:]}")
     print(f"done: {slug}", flush=True)
-    rows: list[dict[str, Any]] = open_artefact(Layout(directory).evaluation(table), "evaluation").record["rows"]
+    return kept_rows(name, slug, table)
+
+
+def kept_rows(name: str, slug: str, table: str) -> list[dict[str, Any]]:
+    """The rows of another table that the same evaluation wrote."""
+    path = Layout(RUNS / name / slug).evaluation(table)
+    rows: list[dict[str, Any]] = open_artefact(path, "evaluation").record["rows"]
     return rows

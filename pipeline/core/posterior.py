@@ -1,15 +1,18 @@
 """How likely a given label is wrong: the posterior of a noise channel at flat minima, with the neighbours' word.
 
 A row has a true label y, which nobody sees, and a given one, g. Labels are given by a channel A[y, g] = P(g | y), the
-same for all rows of a class. Three things are known of a row x:
+same for all rows of a class. Four things are known of a row x:
 
 * P(y | x), the mean of the probabilities of K fold models: flat minima, each found without one fold of the clean
   validation rows; their logits are multiplied by the one factor t that makes the loss on the rows held out least.
 * q(y | x, g) proportional to P(y | x) A[y, g]; A comes from these by EM, its rows shrunk towards the symmetric channel.
 * n(y | x), the mean of q over the k rows whose features are nearest by cosine, x itself not among them.
+* T(y | x), what the model itself says, at `trained`.
 
-The answer is f(y | x, g) proportional to P(y | x) n(y | x) A'[y, g], A' estimated again with P n in place of P, and the
-score of a row is -ln f(g | x, g), in nats: unsigned, larger where the label is more likely wrong.
+The answer is f(y | x, g) proportional to M(y | x) A'[y, g], with M = P^(1 - c) T^c n^d and A' estimated again with M in
+place of P, and the score of a row is -ln f(g | x, g), in nats: unsigned, larger where the label is more likely wrong.
+How far T and n are trusted, c and d, is learnt on clean rows (`pipeline.core.trust`): where the labels are known by
+heart, M is P n.
 
 Where the model is right, no score of (x, g) has a greater ROC AUC: the chance of a wrong label is 1 - f(g), the score
 rises with it, and by the lemma of Neyman and Pearson a threshold on it is the most powerful test at each rate of false
@@ -31,15 +34,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from pipeline.core.trust import BY_HEART, TINY, Trust, learnt, mixed, normalised, with_neighbours
+
 Array = np.ndarray[Any, Any]
 
 ROUNDS = 30
 """Of EM; the channel moves by less than the prior's weight long before."""
-
-TINY = 1e-200
-"""Below what float64 probabilities come to; a floor that keeps logarithms finite and no two scores equal."""
-NEIGHBOUR_FLOOR = 1e-6
-"""Least probability that neighbours leave to a class: k rows cannot say that it is impossible."""
 
 BLOCK, TILE = 512, 32_768
 """Rows whose neighbours are looked for at a time, and rows that they are compared with: 64 MB of cosines, however many
@@ -54,11 +54,57 @@ class Posterior:
         surprise: -ln f(g | x, g), nats, [N].
         true: f(y | x, g), [N, C].
         channel: A', [C, C], rows sum to 1.
+        trust: in neighbours and in the trained model.
     """
 
     surprise: Array
     true: Array
     channel: Array
+    trust: Trust
+
+
+@dataclass(frozen=True)
+class Clean:
+    """Rows whose labels are right.
+
+    Attributes:
+        prior: P(y | x) by models that did not see the row, [M, C].
+        trained: T(y | x) by log probabilities, [M, C].
+        features: at `trained` alone, of unit length, [M, D']: the first D' of the train rows' features are the same.
+        labels: [M].
+    """
+
+    prior: Array
+    trained: Array
+    features: Array | None
+    labels: Array
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What is known of the train rows.
+
+    Attributes:
+        prior: P(y | x), [N, C].
+        given: [N].
+        features: [N, D]; None: there are none, and neighbours say nothing.
+        trained: T(y | x) by log probabilities, [N, C]; needed where clean rows are there.
+    """
+
+    prior: Array
+    given: Array
+    features: Array | None = None
+    trained: Array | None = None
+
+    def finite(self) -> Array:
+        """Which rows are numbers in all that is known of them, [N] bool."""
+        known = [part for part in (self.prior, self.features, self.trained) if part is not None]
+        return np.asarray(np.all([np.isfinite(part).all(1) for part in known], axis=0))
+
+    def at(self, rows: Array) -> Rows:
+        """Some of the rows."""
+        parts = (self.prior, self.given, self.features, self.trained)
+        return Rows(*(None if part is None else part[rows] for part in parts))  # type: ignore[arg-type]
 
 
 def softmax(logits: Array) -> Array:
@@ -106,19 +152,19 @@ def channel(prior: Array, given: Array, weight: float) -> Array:
         weight: of the symmetric channel, in rows.
     """
     classes = prior.shape[1]
-    estimate = _normalised(_counts(prior, given) + 1 / classes)
+    estimate = normalised(_counts(prior, given) + 1 / classes)
     for _ in range(ROUNDS):
         counts = _counts(posterior_of(prior, given, estimate), given)
         accuracy = np.trace(counts) / counts.sum()
         symmetric = np.full((classes, classes), (1 - accuracy) / max(1, classes - 1))
         np.fill_diagonal(symmetric, accuracy)
-        estimate = _normalised(counts + weight * symmetric + 1 / classes)
+        estimate = normalised(counts + weight * symmetric + 1 / classes)
     return estimate
 
 
 def posterior_of(prior: Array, given: Array, estimate: Array) -> Array:
     """P(y | x, g), proportional to P(y | x) A[y, g], [N, C]."""
-    return _normalised(prior * estimate[:, given].T + TINY)
+    return normalised(prior * estimate[:, given].T + TINY)
 
 
 def _counts(weights: Array, given: Array) -> Array:
@@ -126,10 +172,6 @@ def _counts(weights: Array, given: Array) -> Array:
     counts = np.zeros((weights.shape[1], weights.shape[1]))
     np.add.at(counts.T, given, weights)
     return counts
-
-
-def _normalised(values: Array) -> Array:
-    return np.asarray(values / values.sum(-1, keepdims=True))
 
 
 def nearest(features: Array, count: int) -> Array:
@@ -141,8 +183,20 @@ def nearest(features: Array, count: int) -> Array:
         features: [N, D], any length.
         count: k, at most N - 1.
     """
-    rows = torch.from_numpy(np.ascontiguousarray(features, dtype=np.float32))
-    blocks = [_nearest_of(rows, start, count) for start in range(0, len(rows), BLOCK)]
+    return _nearest(features, features, np.arange(len(features)), count)
+
+
+def nearest_to(points: Array, features: Array, count: int) -> Array:
+    """The rows nearest to each of other points [M, D], [M, count], by position; see `nearest`."""
+    return _nearest(points, features, np.full(len(points), -1), count)
+
+
+def _nearest(points: Array, features: Array, own: Array, count: int) -> Array:
+    """Those of all points; `own` says which row a point is itself, -1: none."""
+    asked, rows = (torch.from_numpy(np.ascontiguousarray(part, dtype=np.float32)) for part in (points, features))
+    places = torch.from_numpy(own)
+    cuts = [slice(start, start + BLOCK) for start in range(0, len(asked), BLOCK)]
+    blocks = [_nearest_of(asked[cut], places[cut], rows, count) for cut in cuts]
     return torch.cat(blocks).sort(dim=1).values.numpy()
 
 
@@ -152,10 +206,9 @@ def search_bytes(rows: int, width: int) -> int:
     return 4 * tile * (2 * min(rows, BLOCK) + width)
 
 
-def _nearest_of(rows: torch.Tensor, start: int, count: int) -> torch.Tensor:
-    """Those of the block of rows from `start`, [B, count], tile by tile."""
-    block = torch.nn.functional.normalize(rows[start : start + BLOCK], dim=1)
-    own = torch.arange(start, start + len(block))
+def _nearest_of(points: torch.Tensor, own: torch.Tensor, rows: torch.Tensor, count: int) -> torch.Tensor:
+    """Those of a block of points, [B, count], tile by tile."""
+    block = torch.nn.functional.normalize(points, dim=1)
     best, where = block.new_empty((len(block), 0)), own.new_empty((len(block), 0))
     for first in range(0, len(rows), TILE):
         tile = torch.nn.functional.normalize(rows[first : first + TILE], dim=1)
@@ -175,21 +228,41 @@ def _said(own: Array, neighbours: Array) -> Array:
     return np.concatenate([own[neighbours[start : start + BLOCK]].mean(1) for start in blocks])
 
 
-def judged(prior: Array, given: Array, features: Array | None, neighbours: int, weight: float) -> Posterior:
-    """The posterior of every row.
+def judged(rows: Rows, clean: Clean | None, neighbours: int, weight: float) -> Posterior:
+    """The posterior of every train row.
 
     Args:
-        prior: P(y | x), [N, C].
-        given: [N].
-        features: [N, D]; None: there are none, and neighbours say nothing.
+        rows: train rows.
+        clean: None: there are none that the folds did not see, and M is P n.
         neighbours: k; 0: they are not asked.
         weight: of the symmetric channel, in rows.
     """
+    prior, given = rows.prior, rows.given
+    own = posterior_of(prior, given, channel(prior, given, weight))
     count = min(neighbours, len(given) - 1)
-    if features is not None and count > 0:
-        own = posterior_of(prior, given, channel(prior, given, weight))
-        prior = _normalised((prior + TINY) * (_said(own, nearest(features, count)) + NEIGHBOUR_FLOOR))
+    asked = rows.features if count > 0 else None
+    trust = BY_HEART if clean is None else _learnt(rows, clean, own, count)
+    if clean is not None and rows.trained is not None:
+        prior = mixed(prior, _calibrated(clean, rows.trained), trust.trained)
+    if asked is not None:
+        prior = with_neighbours(prior, _said(own, nearest(asked, count)), trust.neighbours)
     estimate = channel(prior, given, weight)
     true = posterior_of(prior, given, estimate)
     surprise = -np.log(true[np.arange(len(given)), given])
-    return Posterior(surprise, true, estimate)
+    return Posterior(surprise, true, estimate, trust)
+
+
+def _calibrated(clean: Clean, log_probabilities: Array) -> Array:
+    """T with the factor on its logits that makes its loss on the clean rows least."""
+    return softmax(log_probabilities * temperature(clean.trained, clean.labels))
+
+
+def _learnt(rows: Rows, clean: Clean, own: Array, count: int) -> Trust:
+    """The trust that clean rows call for."""
+    assert rows.trained is not None
+    said = None
+    if count > 0 and rows.features is not None and clean.features is not None:
+        there = rows.features[:, : clean.features.shape[1]]
+        said = _said(own, nearest_to(clean.features, there, count))
+    agreeing = float((rows.trained.argmax(1) == rows.given).mean())
+    return learnt(clean.prior, _calibrated(clean, clean.trained), said, clean.labels, agreeing)

@@ -1,7 +1,8 @@
 """Folds: K more flat minima, each without one fold of the clean validation rows, and how far to trust their odds.
 
 They descend as `flat` did, with the strength and learning rate that were chosen for it. Kept are all their weights, as
-one file, and the factor on logits that makes the loss least on the rows that each did not see.
+one file, and the factor on logits that makes the loss least on the rows that each did not see. Which these are,
+`fold_splits` tells again from the number of models and the seed that the record holds.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def run(job: Job) -> None:
     }
     with job.writing(job.layout.checkpoint("folds"), "checkpoint", identity) as (path, record):
         save_weights(path, nn.ModuleList(models))
-        record["models"] = len(models)
+        record.update(models=len(models), seed=settings.seed)
         record.update(_calibrated(held_out))
     job.say(f"{len(models)} folds; logits times {record['factor']:.3g}")
 

@@ -1,22 +1,25 @@
-"""Posterior: how likely each train row's label is wrong, from the fold models and the rows' neighbours.
+"""Posterior: how likely each train row's label is wrong, from fold models, the trained one, and the rows' neighbours.
 
 Reads given labels; never the true ones. See `pipeline.core.posterior`. Features are those at `trained`, where all train
-rows took part, and at `flat`, each of unit length.
+rows took part, and at `flat`, each of unit length. Clean rows are the validation rows, each judged by the fold that
+did not see it and by `trained`, which saw none of them.
 """
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 from torch import nn
 
 from pipeline.core.device import chosen
-from pipeline.core.posterior import Posterior, averaged, judged, search_bytes
+from pipeline.core.posterior import Clean, Posterior, Rows, averaged, judged, search_bytes, softmax
 from pipeline.steps.codes import FINITE, NOT_FINITE
+from pipeline.steps.folds import fold_splits
 from pipeline.steps.job import Job, Progress
 from pipeline.steps.memory import check
-from pipeline.steps.predictions import predicted
+from pipeline.steps.predictions import labels_behind, predicted
 from pipeline.steps.stores import open_arrays, retired_of
 from pipeline.steps.tasks import model_at, new_model, task_of, use_threads
 from pipeline.storage.arrays import write_arrays
@@ -37,22 +40,20 @@ def run(job: Job) -> None:
     plan, section = job.plan(), job.config.posterior
     task = task_of(job.config, plan)
     rows = row_set(task, "train", chosen(job.config.compute.device))
-    _, hashes = open_arrays(job.layout.hashes, "rows")
-    given = hashes.read("train_label")
     folds = open_artefact(job.layout.checkpoint("folds"), "checkpoint")
+    models, factor = _fold_models(job, task, rows, folds.record["models"]), folds.record["factor"]
     positions = np.setdiff1d(np.arange(len(rows)), plan.retired)
-    prior, features = _predictions(job, task, rows, positions, folds.record["models"], folds.record["factor"])
-    finite = np.isfinite(prior).all(1) & (features is None or np.isfinite(features).all(1))
-    kept = positions[finite]
-    found = judged(
-        prior[finite],
-        given[kept],
-        features if features is None or finite.all() else features[finite],
-        section.neighbours,
-        section.symmetric_rows,
-    )
+    every = _known(job, task, rows, positions, models, factor)
+    finite = every.finite()
+    clean = _clean(job, task, models, factor, folds.record["seed"])
+    found = judged(every if finite.all() else every.at(finite), clean, section.neighbours, section.symmetric_rows)
+    kept, features = positions[finite], every.features
     alone = "without neighbours, " if features is None else ""
     job.say(f"{alone}share of labels that are likely wrong: {_share(found):.3f}")
+    job.say(
+        f"the model is {found.trust.honesty:.2f} as wrong on its train rows as on clean ones: exponents "
+        f"{found.trust.neighbours:.2f} of neighbours, {found.trust.trained:.2f} of trained"
+    )
     identity = {
         "checkpoints": [read_manifest(job.layout.checkpoint(name)).digest for name in ("trained", "flat", "folds")],
         "content": plan.splits["train"].content,
@@ -62,7 +63,7 @@ def run(job: Job) -> None:
     with job.writing(job.layout.posterior, "posterior", identity) as (path, record):
         write_arrays(path, _whole(found, kept, len(rows)))
         record["features"] = 0 if features is None else features.shape[1]
-        record["likely_wrong"] = _share(found)
+        record.update(likely_wrong=_share(found), trust=asdict(found.trust))
 
 
 def _share(found: Posterior) -> float:
@@ -79,37 +80,61 @@ def _whole(found: Posterior, kept: Array, count: int) -> dict[str, Array]:
     return {"surprise": surprise, "true": true, "flag": flag, "channel": found.channel}
 
 
-def _predictions(
-    job: Job, task: Task, rows: RowSet, positions: Array, models: int, factor: float
-) -> tuple[Array, Array | None]:
-    """Calibrated probabilities [n, C] and features [n, D] of the rows at `positions`."""
-    progress = job.progress("predicting", (models + len(FEATURES_AT)) * len(positions))
+def _known(job: Job, task: Task, rows: RowSet, positions: Array, models: list[nn.Module], factor: float) -> Rows:
+    """What is known of the train rows at `positions`, where it is finite or not."""
+    progress = job.progress("predicting", (len(models) + len(FEATURES_AT)) * len(positions))
     where = positions.tolist()
-    features = _features(job, task, rows, where, progress) if job.config.posterior.neighbours else None
-    folds = nn.ModuleList(new_model(task) for _ in range(models))
+    trained, features = _at_checkpoints(job, task, rows, where, progress)
+    said = (predicted(task, each, rows, where, progress.add)[0] for each in models)
+    _, hashes = open_arrays(job.layout.hashes, "rows")
+    return Rows(averaged(said, factor), hashes.read("train_label")[positions], features, trained)
+
+
+def _clean(job: Job, task: Task, models: list[nn.Module], factor: float, seed: int) -> Clean | None:
+    """The validation rows, each as the fold says that did not see it; None where no fold held out any."""
+    rows = row_set(task, "validation", chosen(job.config.compute.device))
+    parts = [kept for _, kept in fold_splits(len(rows), len(models), seed)]
+    order = [row for kept in parts for row in kept]
+    if not order:
+        return None
+    said = [predicted(task, model, rows, kept)[0] for model, kept in zip(models, parts, strict=True)]
+    trained = model_at(task, job.layout, "trained", rows.device)
+    log_probabilities, features = predicted(task, trained, rows, order)
+    labels = labels_behind(task, trained, rows, order, log_probabilities.shape[1])
+    clean = Clean(softmax(np.concatenate(said).astype(np.float64) * factor), log_probabilities, features, labels)
+    return clean if np.isfinite(clean.prior).all() and np.isfinite(clean.trained).all() else None
+
+
+def _fold_models(job: Job, task: Task, rows: RowSet, count: int) -> list[nn.Module]:
+    """The models of the folds, in eval mode."""
+    folds = nn.ModuleList(new_model(task) for _ in range(count))
     load_into(folds, job.layout.checkpoint("folds"))
-    said = (predicted(task, each.eval().to(rows.device), rows, where, progress.add)[0] for each in folds)
-    return averaged(said, factor), features
+    return [each.eval().to(rows.device) for each in folds]
 
 
-def _features(job: Job, task: Task, rows: RowSet, where: list[int], progress: Progress) -> Array | None:
-    """The features of rows, [n, 2 D], those of each checkpoint of unit length; None where the model has none."""
-    whole: Array | None = None
+def _at_checkpoints(
+    job: Job, task: Task, rows: RowSet, where: list[int], progress: Progress
+) -> tuple[Array, Array | None]:
+    """Log probabilities at `trained` [n, C], and features [n, 2 D], each checkpoint's of unit length.
+
+    Features are None where the model has none, or no neighbours are asked.
+    """
+    trained = model_at(task, job.layout, "trained", rows.device)
+    first = predicted(task, trained, rows, where[:1])[1]
+    if first is None or not job.config.posterior.neighbours:
+        return predicted(task, trained, rows, where, progress.add)[0], None
+    width = first.shape[1]
+    _check_memory(job, len(where), width)
+    whole = np.empty((len(where), len(FEATURES_AT) * width), np.float32)
+    said = []
     for place, name in enumerate(FEATURES_AT):
         model = model_at(task, job.layout, name, rows.device)
-        first = predicted(task, model, rows, where[:1])[1]
-        if first is None:
-            return None
-        width = first.shape[1]
-        if whole is None:
-            _check_memory(job, len(where), width)
-            whole = np.empty((len(where), len(FEATURES_AT) * width), np.float32)
-        found = predicted(task, model, rows, where, progress.add)[1]
-        if found is None:
-            return None
+        log_probabilities, found = predicted(task, model, rows, where, progress.add)
+        assert found is not None
         found /= np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)
         whole[:, place * width : (place + 1) * width] = found
-    return whole
+        said.append(log_probabilities)
+    return said[FEATURES_AT.index("trained")], whole
 
 
 def _check_memory(job: Job, rows: int, width: int) -> None:
