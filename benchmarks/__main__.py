@@ -20,10 +20,11 @@ ALL = {
     "cleansing": "test accuracy without what each score suspects, on several data (--small, 20 minutes, or --full)",
     "memorisation": "memorised digits: wrong labels, the long tail, what they are worth (--small, or --full)",
     "diffusion": "what taught a diffusion model its samples: DMin, FVM, others and controls, retraining (20 minutes)",
+    "fine": "does influence survive the randomness of training: f-INE and others over seeds (10 minutes)",
     "digits": "mislabel detection and relabelling on digits, four kinds of noise, three seeds (10 minutes)",
     "evidence": "the same on letters, clothes, sentences and CIFAR-N, in both regimes (--small or --full, a night)",
 }
-SIZED = ("evidence", "lds", "cleansing", "memorisation")
+SIZED = ("evidence", "lds", "cleansing", "memorisation", "fine")
 """Those with a small setting and a full one."""
 
 

@@ -40,8 +40,10 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent / "runs" / "evidence"
 HEAD = ("hidden", "epochs")
 """Options of the head on encoded sentences; all others are those of the sentences."""
-ESTIMATORS = tuple(name for name in SCORED if name != "s" and not METHODS[name].projections)
-"""All that the default projection allows."""
+ESTIMATORS = tuple(
+    name for name in SCORED if name != "s" and not METHODS[name].projections and METHODS[name].at != ("twins",)
+)
+"""All that the default projection allows; f-INE has a benchmark of its own, `fine`."""
 SEEDS = {"small": 2, "full": 5}
 FURTHER = {"small": 1, "full": 4}
 """Models of other seeds, for TRAK."""

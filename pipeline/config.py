@@ -29,6 +29,7 @@ STAGES = {
     "folds": ("seed", "task", "flatten", "folds", "compute"),
     "posterior": ("task", "posterior", "compute"),
     "trajectory": ("seed", "task", "checkpoints", "compute"),
+    "twin": ("seed", "task", "checkpoints", "compute"),
     "member": ("seed", "task", "compute"),
     "ensemble": ("seed", "task", "ensemble", "compute"),
     "losses": ("task", "ensemble", "compute"),
@@ -56,6 +57,8 @@ STAGES = {
 UNUSED: dict[str, dict[str, tuple[str, ...]]] = {
     "candidates": {"candidates": ("suspect_share",)},
     "suspects": {"candidates": ("rows", "max_classes", "sampled_labels")},
+    "trajectory": {"checkpoints": ("seeds", "twin")},
+    "twin": {"checkpoints": ("seeds", "twin")},
 }
 """Stage and section to the keys of it that this stage does not read: changing one is no reason to run it again."""
 

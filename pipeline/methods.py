@@ -28,7 +28,8 @@ class Method:
 
     Attributes:
         title: its name for people.
-        at: checkpoints that can answer, the usual one first; or "epochs" or "seeds", all checkpoints of that kind.
+        at: checkpoints that can answer, the usual one first; or "epochs", "seeds" or
+            "twins" (epochs, and the same of the twin), all checkpoints of that kind.
         rows: sign of its score of a train row, a column of scores.parquet; None where it has none.
         pairs: sign of its score of a query and a train row; None where it has none.
         reads: "curvature", "validation" (gradients of the validation rows), "candidates" (gradients under all labels),
@@ -90,6 +91,15 @@ METHODS = {
                    "1 - p; f the gradients of the margin"),
     "gex": Method("GEX (self-influence)", ("trained",), "unsigned", "signed", ("ensemble",),
                   "mean over the members of a chained ensemble of the squared change of the loss from trained"),
+    "fine": Method("f-INE", ("twins",), "signed", "signed", ("validation",),
+                   "mu of a step with and without the row, on the mean loss of the validation rows: v / sd over the "
+                   "recorded epochs, v = g_val^T g"),
+    "fine_max": Method("f-INE, over thresholds", ("twins",), "signed", None, ("validation",),
+                       "the same, of largest magnitude over all thresholds: biased away from zero"),
+    "fine_share": Method("share of points that it harms at", ("twins",), "unsigned", None, ("validation",),
+                         "share of the recorded epochs of both trainings at which g_val^T g < 0"),
+    "fine_self": Method("f-INE of a row on itself", ("twins",), "unsigned", None, ("validation",),
+                        "mu of a step with and without the row, on its own loss"),
     "influence": Method("influence", ("trained", "flat"), None, "signed", ("curvature",), "g_q^T H^-1 g"),
     "fvm": Method("FVM, single point", ("flat",), None, "unsigned", ("curvature",), "(g_q^T H^-1 g)^2"),
     "cosine": Method("DMin (cosine)", ("trained", "flat"), "signed", "signed", ("validation",),
@@ -128,8 +138,8 @@ def paired(estimators: list[str]) -> list[tuple[str, tuple[str, ...]]]:
 
 
 def is_checkpoint(name: str) -> bool:
-    """Whether a checkpoint may have this name: trained, flat, or an epoch or a seed with its number."""
-    return name in CHECKPOINTS or re.fullmatch(r"(epoch|seed)-[1-9]\d*", name) is not None
+    """Whether a checkpoint may have this name: trained, flat, or an epoch, a seed or a twin's epoch with its number."""
+    return name in CHECKPOINTS or re.fullmatch(r"(epoch|seed|twin)-[1-9]\d*", name) is not None
 
 
 def parse_score(text: str) -> tuple[str, str]:

@@ -19,8 +19,8 @@ PROCESSES_MB = 1000
 ROWS_MB = 1000
 """A task's rows and its model, where the stage runs the task."""
 TASK_STAGES = (
-    "train", "flatten", "folds", "posterior", "trajectory", "member", "ensemble", "losses", "solve", "projection",
-    "gradients", "candidates", "evaluate", "retrieval", "report", "retrain", "lds", "memorisation",
+    "train", "flatten", "folds", "posterior", "trajectory", "twin", "member", "ensemble", "losses", "solve",
+    "projection", "gradients", "candidates", "evaluate", "retrieval", "report", "retrain", "lds", "memorisation",
 )  # fmt: skip
 METHODS_AT_ONCE = 16
 """Methods whose scores of all pairs are held together."""
@@ -33,6 +33,7 @@ LIMIT_MIN = {
     "folds": 120,
     "posterior": 120,
     "trajectory": 240,
+    "twin": 240,
     "member": 240,
     "ensemble": 240,
     "solve": 240,

@@ -17,6 +17,7 @@ class CheckpointsSection(Section):
 
     epochs: list[Count]
     seeds: Annotated[int, Field(ge=0)]
+    twin: bool
 
     @field_validator("epochs")
     @classmethod
@@ -25,10 +26,14 @@ class CheckpointsSection(Section):
         return sorted(set(epochs))
 
     def expanded(self, at: Iterable[str]) -> list[str]:
-        """Names of checkpoints, where "epochs" and "seeds" stand for all of that kind; trained where none is."""
+        """Names of checkpoints, where "epochs", "seeds" and "twins" stand for all of that kind.
+
+        "epochs" and "seeds" are `trained` where there are none; "twins" are none without a twin.
+        """
         kinds = {
             "epochs": [f"epoch-{epoch}" for epoch in self.epochs] or ["trained"],
             "seeds": ["trained", *(f"seed-{number}" for number in range(1, self.seeds + 1))],
+            "twins": [f"{kind}-{epoch}" for kind in ("epoch", "twin") for epoch in self.epochs if self.twin],
         }
         return list(dict.fromkeys(name for each in at for name in kinds.get(each, [each])))
 
@@ -39,7 +44,7 @@ class CheckpointsSection(Section):
     @property
     def further(self) -> list[str]:
         """All that are listed here."""
-        return [name for name in self.expanded(("epochs", "seeds")) if name != "trained"]
+        return [name for name in self.expanded(("epochs", "seeds", "twins")) if name != "trained"]
 
 
 class EnsembleSection(Section):

@@ -79,7 +79,7 @@ def minutes(stage):
 
 
 wildcard_constraints:
-    checkpoint=r"trained|flat|epoch-\d+|seed-\d+",
+    checkpoint=r"trained|flat|epoch-\d+|seed-\d+|twin-\d+",
     method="[a-z_]+",
     number=r"\d+",
     split="train|validation|query",

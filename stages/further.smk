@@ -1,4 +1,5 @@
-# Further checkpoints, for estimators that want more than one: epochs of the training (TracIn), models of other seeds (TRAK).
+# Further checkpoints, for estimators that want more than one: epochs of the training (TracIn), the same of its twin from
+# another seed (f-INE), models of other seeds (TRAK).
 rule trajectory:
     input:
         trained="results/checkpoints/trained.json",
@@ -17,6 +18,26 @@ rule trajectory:
         code=code("trajectory"),
     shell:
         "lowland stage trajectory {TASK} --config {params.config:q} 2>&1 | tee {log:q}"
+
+
+rule twin:
+    input:
+        trained="results/checkpoints/trained.json",
+    output:
+        manifests=[f"results/checkpoints/twin-{epoch}.json" for epoch in CONFIG.checkpoints.epochs or [0]],
+    log:
+        "logs/twin.log",
+    benchmark:
+        "benchmarks/twin.tsv"
+    threads: CONFIG.compute.threads
+    resources:
+        mem_mb=memory("twin"),
+        runtime=minutes("twin"),
+    params:
+        config=sections("twin"),
+        code=code("twin"),
+    shell:
+        "lowland stage twin {TASK} --config {params.config:q} 2>&1 | tee {log:q}"
 
 
 rule member:

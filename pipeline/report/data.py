@@ -128,6 +128,8 @@ class Suspect:
         margin: how much better the suggested label scores than the given one, in units of the score.
         loss: at the checkpoint of the score, in nats; the simple control.
         percentile: share of the training rows with a lower score, 0 to 100.
+        mu: f-INE of the row on the validation rows; negative where it harms.
+        stable: share of the recorded points of two trainings at which it harms.
         shown: how people see the row.
     """
 
@@ -138,6 +140,8 @@ class Suspect:
     suggested: str | None = None
     margin: float | None = None
     loss: float | None = None
+    mu: float | None = None
+    stable: float | None = None
     percentile: float | None = None
     shown: Shown | None = None
 

@@ -26,6 +26,8 @@ COLUMN = {
 }
 """Columns of scores.parquet by which suspects can be ranked, larger being more suspicious."""
 
+STABILITY = {"fine": "mu", "fine_share": "stable"}
+"""Columns of scores.parquet that say whether a suspect outlasts another training, and their names beside it."""
 
 FROM_LABELS = ("wrong", "margin")
 """Those that there are where the task gives labels."""
@@ -44,7 +46,7 @@ def column_of(layout: Layout, plan: Plan) -> str:
 
 @dataclass(frozen=True)
 class Ranked:
-    """A suspect; labels are names, None where unknown."""
+    """A suspect; labels are names, None where unknown; `stability` has the columns of `STABILITY` that the run has."""
 
     rank: int
     row: int
@@ -53,10 +55,11 @@ class Ranked:
     suggested: str | None
     margin: float | None
     loss: float
+    stability: dict[str, float]
 
     def plain(self) -> dict[str, Any]:
         """As a row of a table."""
-        return dict(self.__dict__)
+        return {name: value for name, value in self.__dict__.items() if name != "stability"} | self.stability
 
 
 def read_suspects(layout: Layout, plan: Plan, column: str, top: int) -> list[Ranked]:
@@ -66,12 +69,13 @@ def read_suspects(layout: Layout, plan: Plan, column: str, top: int) -> list[Ran
         DataError: more rows are asked for than can be ranked, or a score that needs labels where there are none.
         StoreError: there are no scores.
     """
-    open_artefact(layout.scores, "scores")
+    made = open_artefact(layout.scores, "scores").identity["estimators"]
     if column in FROM_LABELS and not plan.labelled:
         raise DataError(
             f"expected --score {column} among the scores of the run, got none: the task gives no labels; choose another"
         )
     columns = ["given", "loss_flat", column, *(["suggested", "margin"] if plan.labelled else [])]
+    columns += [name for name in STABILITY if name in made]
     table = read_table(layout.scores, list(dict.fromkeys(columns)))
     scores = np.array([np.nan if value is None else value for value in table[column]], float)
     scores[list(plan.retired)] = np.nan  # at once, though the table may have been made before
@@ -92,4 +96,5 @@ def _ranked(rank: int, row: int, score: float, table: dict[str, list[Any]], plan
         suggested=plan.classes[suggested] if suggested >= 0 else None,
         margin=float(table["margin"][row]) if suggested >= 0 else None,
         loss=float(table["loss_flat"][row]),
+        stability={shown: float(table[name][row]) for name, shown in STABILITY.items() if name in table},
     )

@@ -94,8 +94,8 @@ def variants(job: Job) -> Iterator[tuple[str, tuple[str, ...]]]:
             continue
         if set(method.at) <= set(CHECKPOINTS):
             yield from ((name, (checkpoint,)) for checkpoint in method.at)
-        elif name != "trak" or further.seeds:  # TRAK of the models of the run
-            yield name, tuple(further.expanded(method.at[:1]))
+        elif (name != "trak" or further.seeds) and (at := tuple(further.expanded(method.at[:1]))):
+            yield name, at  # TRAK of the models of the run; f-INE where there is a twin
 
 
 def _projection(job: Job) -> str:

@@ -1,6 +1,7 @@
-"""Trajectory: the weights after some epochs of the training, for TracIn. The training is run again with the same seed.
+"""Trajectory: the weights after some epochs of the training, for TracIn and f-INE. The training is run again.
 
-Apart from `train`, so that epochs can be asked for later without another `trained`: same seed, same path.
+Apart from `train`, so that epochs can be asked for later without another `trained`: same seed, same path. Its twin
+(`steps/twin`) is the same training from another seed.
 """
 
 from __future__ import annotations
@@ -36,6 +37,21 @@ class Recorder:
 
 def run(job: Job) -> None:
     """Write `checkpoints/epoch-<number>.safetensors` for the epochs of the config; records hold the learning rate."""
+    record_epochs(job, "epoch", "train")
+
+
+def record_epochs(job: Job, kind: str, purpose: str) -> None:
+    """Train and keep the weights after the epochs of the config.
+
+    Args:
+        job: of the stage.
+        kind: what the checkpoints are called, before their number.
+        purpose: of the stream that the training is seeded with; "train" is that of `trained`.
+
+    Raises:
+        ConfigError: the weights were given, and have no epochs.
+        TaskError: the task does not train, or does not say when an epoch has ended.
+    """
     use_threads(job.config)
     wanted, task = job.config.checkpoints.epochs, task_of(job.config, job.plan())
     if job.config.task.checkpoint is not None:
@@ -46,7 +62,7 @@ def run(job: Job) -> None:
     check_trains(task, "checkpoints.epochs")
     recorder = Recorder(wanted)
     task.epoch_ended = recorder  # type: ignore[method-assign]
-    seed_everything(job.config.seed, "train")
+    seed_everything(job.config.seed, purpose)
     with hearing(job):
         model = new_trained(task)
     missing = [epoch for epoch in wanted if epoch not in recorder.kept]
@@ -58,7 +74,7 @@ def run(job: Job) -> None:
     trained = read_manifest(job.layout.checkpoint("trained")).digest
     for epoch, (weights, rate) in recorder.kept.items():
         model.load_state_dict(weights)
-        identity = {"task": job.config.task.plain(), "seed": job.config.seed, "epoch": epoch, "trained": trained}
-        with job.writing(job.layout.checkpoint(f"epoch-{epoch}"), "checkpoint", identity) as (path, record):
+        identity = {"task": job.config.task.plain(), "seed": job.config.seed, kind: epoch, "trained": trained}
+        with job.writing(job.layout.checkpoint(f"{kind}-{epoch}"), "checkpoint", identity) as (path, record):
             save_weights(path, model)
             record["learning_rate"] = rate

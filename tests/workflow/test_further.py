@@ -17,7 +17,7 @@ from pipeline.storage.arrays import Arrays
 from pipeline.storage.artefact import read_manifest
 from pipeline.storage.layout import Layout
 from pipeline.storage.weights import read_weights
-from tests.workflow.runs import ROWS, Project, edited, planned
+from tests.workflow.runs import ROWS, Project, ask, edited, planned
 from tests.workflow.steps import compute, config_of, scores_of, stage
 
 pytestmark = pytest.mark.workflow
@@ -26,7 +26,7 @@ EPOCHS = 60
 """Of the project's training."""
 ENSEMBLE = {"members": 3, "steps": 8, "batch_rows": 10}
 SOLVERS = {"cg_tolerance": 1e-8, "cg_products": 600, "lissa_depth": 60, "lissa_repeats": 1, "lissa_batch_rows": 10}
-FURTHER = {"ensemble": ENSEMBLE, "solvers": SOLVERS, "checkpoints": {"epochs": [EPOCHS, 3], "seeds": 1}}
+FURTHER = {"ensemble": ENSEMBLE, "solvers": SOLVERS, "checkpoints": {"epochs": [EPOCHS, 3], "seeds": 1, "twin": True}}
 EVERY = {"scores": {"estimators": [name for name in SCORED if name != "logra"]}}
 
 
@@ -39,6 +39,7 @@ def made_further(run: Path, config: Config) -> Layout:
     layout = Layout(run)
     plan = Plan.load(layout.plan)
     stage(layout, config, "trajectory")
+    stage(layout, config, "twin")
     for number in range(1, config.checkpoints.seeds + 1):
         stage(layout, config, "member", checkpoint=f"seed-{number}")
     stage(layout, config, "ensemble")
@@ -74,6 +75,29 @@ def test_a_member_is_another_model_trained_on_the_same_rows(further: Path) -> No
     assert not any(np.array_equal(trained[name], member[name]) for name in trained)
     losses = [open_losses(further, name).mean() for name in ("trained", "seed-1")]
     assert max(losses) < 0.5 * np.log(10)  # a class out of ten by chance: ln 10
+
+
+def test_the_twin_is_another_training_kept_after_the_same_epochs(further: Path) -> None:
+    twins = [weights(further, f"twin-{epoch}") for epoch in (3, EPOCHS)]
+    assert not any(np.array_equal(twins[0][name], twins[1][name]) for name in twins[0])
+    for other in ("trained", "seed-1"):
+        assert not any(np.array_equal(twins[1][name], value) for name, value in weights(further, other).items())
+    assert open_losses(further, f"twin-{EPOCHS}").mean() < 0.5 * np.log(10)
+
+
+def test_stability_stands_beside_the_suspects_where_it_was_recorded(further: Path, project: Project) -> None:
+    scores = scores_of(further)
+    for row in ask("suspects", further, "--top", 5, "--json").rows:
+        assert row["mu"] == scores["fine"][row["row"]] and row["stable"] == scores["fine_share"][row["row"]]
+        assert 4 * row["stable"] in range(5)  # two epochs of two trainings
+    assert "stable: share of the points" in ask("suspects", further, "--top", 2).out
+    assert not {"mu", "stable"} & set(ask("suspects", project.run, "--top", 1, "--json").rows[0])
+
+
+def test_fine_without_a_twin_is_refused(project: Project) -> None:
+    asked = {"scores": {"estimators": ["tracin", "fine"]}, "checkpoints": {"epochs": [3, 5]}}
+    with pytest.raises(ConfigError, match="expected checkpoints.twin: true and at least two .* for fine, got twin: f"):
+        config_of(project.config, **asked)
 
 
 def open_losses(run: Path, checkpoint: str) -> np.ndarray:
@@ -133,10 +157,10 @@ def test_gex_without_members_is_refused(project: Project) -> None:
 
 
 def test_they_are_planned_with_all_that_is_read_of_them_and_nothing_else(project: Project, tmp_path: Path) -> None:
-    config = project.changed(tmp_path, checkpoints={"epochs": [3], "seeds": 1})
+    config = project.changed(tmp_path, checkpoints={"epochs": [3], "seeds": 1, "twin": True})
     made = planned(project.copy_of_run(tmp_path), "-c", config)
-    new = {f"{kind}/{name}" for kind in ("checkpoints", "projection") for name in ("epoch-3", "seed-1")}
-    new |= {f"gradients/{name}/{shard}" for name in ("epoch-3", "seed-1")
+    new = {f"{kind}/{name}" for kind in ("checkpoints", "projection") for name in ("epoch-3", "seed-1", "twin-3")}
+    new |= {f"gradients/{name}/{shard}" for name in ("epoch-3", "seed-1", "twin-3")
             for shard in ("train/00000", "train/00001", "validation/00000", "query/00000")}  # fmt: skip
     assert made == new | {"scores/scores", "evaluation/mislabel", "report/index"}
 

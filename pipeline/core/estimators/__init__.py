@@ -25,6 +25,7 @@ from pipeline.core.estimators.confident_learning import ConfidentLearning
 from pipeline.core.estimators.control import Loss, Norm
 from pipeline.core.estimators.datainf import DataInf
 from pipeline.core.estimators.dmin import DMin
+from pipeline.core.estimators.fine import FINE, FINEMax, FINESelf, FINEShare
 from pipeline.core.estimators.fvm import MeanOfPairs, SetLevel, SinglePoint
 from pipeline.core.estimators.gex import GEX
 from pipeline.core.estimators.logra import LoGra
@@ -54,6 +55,10 @@ ESTIMATORS: dict[str, type[Estimator]] = {
     "logra": LoGra,
     "trak": TRAK,
     "gex": GEX,
+    "fine": FINE,
+    "fine_max": FINEMax,
+    "fine_share": FINEShare,
+    "fine_self": FINESelf,
     "influence": Classical,
     "fvm": SinglePoint,
     "cosine": DMin,
