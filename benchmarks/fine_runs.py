@@ -43,13 +43,14 @@ NULL_ROWS, NULL_DRAWS = 200, 400
 
 @dataclass(frozen=True)
 class Setting:
-    """Sizes: of the task, how many seeds, and how many further models TRAK has."""
+    """Sizes: of the task, how many seeds, and how many further models TRAK has; how the flat minimum is sought."""
 
     seeds: int
     train: int
     hidden: int
     epochs: int
     further: int
+    flatten: dict[str, Any]
 
     def options(self) -> dict[str, Any]:
         """Of the task: the same rows for all seeds."""
@@ -68,6 +69,7 @@ class Setting:
             "seed": seed,
             "task": {"class": TASK, "options": self.options()},
             "plan": {"shard_rows": 4096},
+            "flatten": self.flatten,
             "sharpness": {"draws": 2, "iterations": 4, "rows": 64},
             "projection": {"dimension": 512},
             "checkpoints": {
