@@ -39,6 +39,8 @@ STAGES = {
     "candidates": ("seed", "task", "gradients", "candidates", "compute"),
     "curvature": ("curvature", "compute"),
     "solve": ("seed", "task", "gradients", "curvature", "solvers", "compute"),
+    "record": ("seed", "task", "gan", "compute"),
+    "trace": ("task", "gan", "compute"),
     "vectors": ("compute",),
     "index": ("seed", "index", "compute"),
     "scores": ("checkpoints", "scores", "compute"),
@@ -51,6 +53,7 @@ STAGES = {
     "lds": ("seed", "task", "checkpoints", "scores", "retrain", "compute"),
     "memorisation": ("seed", "task", "checkpoints", "scores", "retrain", "compute"),
     "retraining": ("task", "checkpoints", "retrain", "compute"),
+    "replay": ("seed", "task", "gan", "compute"),
 }
 """The sections that each stage reads, in the order of the flow: what its results depend on, and nothing else."""
 
@@ -59,6 +62,9 @@ UNUSED: dict[str, dict[str, tuple[str, ...]]] = {
     "suspects": {"candidates": ("rows", "max_classes", "sampled_labels")},
     "trajectory": {"checkpoints": ("seeds", "twin")},
     "twin": {"checkpoints": ("seeds", "twin")},
+    "record": {"gan": ("depth", "damping", "scale", "horizons", "replayed_rows", "replayed_draws")},
+    "trace": {"gan": ("epochs", "horizons", "replayed_rows", "replayed_draws")},
+    "replay": {"gan": ("epochs", "depth", "damping", "scale")},
 }
 """Stage and section to the keys of it that this stage does not read: changing one is no reason to run it again."""
 

@@ -33,7 +33,8 @@ class Method:
         rows: sign of its score of a train row, a column of scores.parquet; None where it has none.
         pairs: sign of its score of a query and a train row; None where it has none.
         reads: "curvature", "validation" (gradients of the validation rows), "candidates" (gradients under all labels),
-            "solved" (the stage `solve`), "ensemble" (the stages `ensemble` and `losses`).
+            "solved" (the stage `solve`; with "recorded" the stages `record` and `trace`),
+            "ensemble" (the stages `ensemble` and `losses`).
         control: a simple score that others must beat.
         projections: the projections that it is defined for; empty: all.
         note: formula.
@@ -100,6 +101,12 @@ METHODS = {
                          "share of the recorded epochs of both trainings at which g_val^T g < 0"),
     "fine_self": Method("f-INE of a row on itself", ("twins",), "unsigned", None, ("validation",),
                         "mu of a step with and without the row, on its own loss"),
+    "gan_itd": Method("GAN, through the steps (ITD)", ("trained",), "signed", None, ("solved", "recorded"),
+                      "d metric / d weight of the row through the recorded steps of the joint training, the metric of "
+                      "the generator on the validation rows"),
+    "gan_aid": Method("GAN, at rest (AID)", ("trained",), "signed", None, ("solved", "recorded"),
+                      "-(dF / dw)^T S u, u a Neumann series of (J^T S)^-1 g at trained; F the gradients of both "
+                      "players, J = dF / dweights, g the gradient of the metric on the validation rows"),
     "influence": Method("influence", ("trained", "flat"), None, "signed", ("curvature",), "g_q^T H^-1 g"),
     "fvm": Method("FVM, single point", ("flat",), None, "unsigned", ("curvature",), "(g_q^T H^-1 g)^2"),
     "cosine": Method("DMin (cosine)", ("trained", "flat"), "signed", "signed", ("validation",),
@@ -120,7 +127,9 @@ CONTROLS = tuple(name for name, method in METHODS.items() if method.control)
 SCORED = tuple(name for name, method in METHODS.items() if method.rows and not method.control)
 """Names that `scores.estimators` may list."""
 SOLVED = tuple(name for name, method in METHODS.items() if "solved" in method.reads)
-"""Those that the stage `solve` makes."""
+"""Those that the stages `solve` and `trace` make."""
+TRACED = tuple(name for name, method in METHODS.items() if "recorded" in method.reads)
+"""Those of them that go through the joint training of a generator and a discriminator: the stage `trace`."""
 SCORES = {name: METHODS[name].at for name in ("influence", "fvm", "cosine")}
 """Pair scores that `lowland query` answers, and the checkpoints that answer them, the usual one first."""
 

@@ -19,8 +19,9 @@ PROCESSES_MB = 1000
 ROWS_MB = 1000
 """A task's rows and its model, where the stage runs the task."""
 TASK_STAGES = (
-    "train", "flatten", "folds", "posterior", "trajectory", "twin", "member", "ensemble", "losses", "solve",
-    "projection", "gradients", "candidates", "evaluate", "retrieval", "report", "retrain", "lds", "memorisation",
+    "train", "flatten", "folds", "posterior", "trajectory", "twin", "member", "ensemble", "losses", "solve", "record",
+    "trace", "projection", "gradients", "candidates", "evaluate", "retrieval", "report", "retrain", "lds",
+    "memorisation", "replay",
 )  # fmt: skip
 METHODS_AT_ONCE = 16
 """Methods whose scores of all pairs are held together."""
@@ -37,6 +38,9 @@ LIMIT_MIN = {
     "member": 240,
     "ensemble": 240,
     "solve": 240,
+    "record": 240,
+    "trace": 240,
+    "replay": 240,
     "projection": 60,
     "gradients": 30,
     "candidates": 60,

@@ -8,6 +8,7 @@ anything ran, so they follow from the configuration alone; which rows a name sta
 | half | random subsets, `lds_fraction` of the rows | LDS |
 | most | random subsets, `memorisation_fraction` of the rows | memorisation, influence of pairs, LDS |
 | removal | suspects, random or truly wrong rows removed, relabelled; the least suspicious pruned | test accuracy |
+| cleansing | suspects or random rows removed, for tasks that give no labels | the task's metric |
 | memorised | memorised rows removed, and as many at random | memorisation |
 | single | one row left out | leave-one-out |
 
@@ -22,7 +23,7 @@ from dataclasses import dataclass
 from pipeline.errors import ConfigError
 from pipeline.schema_estimators import RetrainSection
 
-SETS = ("half", "most", "removal", "memorised", "single")
+SETS = ("half", "most", "removal", "cleansing", "memorised", "single")
 
 PLAIN = "whole"
 """The action of a member that is trained on all rows as they are."""
@@ -54,6 +55,9 @@ def members(section: RetrainSection, set_name: str) -> list[Member]:
             actions, seeds = _numbers(section.memorisation_models), 1
         case "removal":
             actions, seeds = removal_actions(section.rankings), section.seeds
+        case "cleansing":
+            removed = [f"{name}.removed" for name in ("random", *section.rankings)]
+            actions, seeds = [PLAIN, *removed], section.seeds
         case "memorised":
             actions, seeds = [PLAIN, "memorised.removed", "random.removed"], section.seeds
         case "single":

@@ -16,6 +16,7 @@ from pipeline.methods import METHODS, parse_score
 from pipeline.schema_estimators import (
     CheckpointsSection,
     EnsembleSection,
+    GanSection,
     RetrainSection,
     ScoresSection,
     SolversSection,
@@ -145,7 +146,9 @@ class PosteriorSection(Section):
 class SuspectsSection(Section):
     """How suspects are ranked."""
 
-    score: Literal["auto", "wrong", "s", "w", "loss_flat", "loss_trained", "self_influence", "margin"]
+    score: Literal[
+        "auto", "wrong", "s", "w", "loss_flat", "loss_trained", "self_influence", "gan_itd", "gan_aid", "margin"
+    ]
 
 
 class IndexSection(Section):
@@ -211,6 +214,7 @@ class Config(Section):
     candidates: CandidatesSection
     curvature: CurvatureSection
     solvers: SolversSection
+    gan: GanSection
     folds: FoldsSection
     posterior: PosteriorSection
     suspects: SuspectsSection

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from pipeline.errors import ConfigError
-from pipeline.fields import Count, Positive, Section, Share, nearest
+from pipeline.fields import Count, Positive, Section, Selection, Share, nearest
 from pipeline.methods import RANKED, SCORED
 
 
@@ -71,6 +71,24 @@ class SolversSection(Section):
     lissa_repeats: Count
     lissa_batch_rows: Count
     factored_damping: Positive
+
+
+class GanSection(Section):
+    """Influence through the joint training of a generator and a discriminator, and its evaluation."""
+
+    epochs: Annotated[int, Field(ge=0)]
+    depth: Selection
+    damping: Annotated[float, Field(ge=0, lt=1)]
+    scale: Literal["auto"] | Positive
+    horizons: list[Count]
+    replayed_rows: Annotated[int, Field(ge=2)]
+    replayed_draws: Annotated[int, Field(ge=2)]
+
+    @field_validator("horizons")
+    @classmethod
+    def ascending(cls, horizons: list[int]) -> list[int]:
+        """Each once, in order."""
+        return sorted(set(horizons))
 
 
 class ScoresSection(Section):

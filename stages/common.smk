@@ -13,7 +13,7 @@ from pipeline import config as settings
 from pipeline import resources
 from pipeline import retrainings
 from pipeline.errors import InputError
-from pipeline.methods import METHODS, SOLVED, columns_of, paired
+from pipeline.methods import METHODS, SOLVED, TRACED, columns_of, paired
 from pipeline.shards import Plan
 from pipeline.storage.layout import METRIC_OF, Layout
 from pipeline.steps.code import code_of
@@ -255,7 +255,8 @@ def retrained(set_name):
 
 def retrained_from(wildcards):
     """What tells a set its rows: scores for suspects, memorisation for memorised rows."""
-    told_by = {"removal": "results/scores/scores.json", "memorised": "results/evaluation/memorisation.json"}
+    scores = "results/scores/scores.json"
+    told_by = {"removal": scores, "cleansing": scores, "memorised": "results/evaluation/memorisation.json"}
     return [told_by[wildcards.set]] if wildcards.set in told_by else []
 
 

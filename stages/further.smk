@@ -114,6 +114,8 @@ rule solve:
         "logs/solve/{method}.log",
     benchmark:
         "benchmarks/solve/{method}.tsv"
+    wildcard_constraints:
+        method="classical_[a-z]+",
     threads: CONFIG.compute.threads
     resources:
         mem_mb=memory("solve"),
@@ -125,3 +127,48 @@ rule solve:
         content=content("train", "validation"),
     shell:
         "lowland stage solve --method {wildcards.method} {TASK} --config {params.config:q} 2>&1 | tee {log:q}"
+
+
+# The steps of the joint training of a generator and a discriminator, and influence through them.
+rule record:
+    input:
+        trained="results/checkpoints/trained.json",
+    output:
+        manifest="results/recorded/steps.json",
+    log:
+        "logs/record.log",
+    benchmark:
+        "benchmarks/record.tsv"
+    threads: CONFIG.compute.threads
+    resources:
+        mem_mb=memory("record"),
+        runtime=minutes("record"),
+    params:
+        config=sections("record"),
+        code=code("record"),
+    shell:
+        "lowland stage record {TASK} --config {params.config:q} 2>&1 | tee {log:q}"
+
+
+rule trace:
+    input:
+        recorded="results/recorded/steps.json",
+    output:
+        manifest="results/solved/{method}.json",
+    log:
+        "logs/trace/{method}.log",
+    benchmark:
+        "benchmarks/trace/{method}.tsv"
+    wildcard_constraints:
+        method="|".join(TRACED),
+    threads: CONFIG.compute.threads
+    resources:
+        mem_mb=memory("trace"),
+        runtime=minutes("trace"),
+    params:
+        config=sections("trace"),
+        code=code("trace"),
+        retired=retired(),
+        content=content("train", "validation"),
+    shell:
+        "lowland stage trace --method {wildcards.method} {TASK} --config {params.config:q} 2>&1 | tee {log:q}"

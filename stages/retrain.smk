@@ -89,3 +89,26 @@ rule retraining:
         code=code("retraining"),
     shell:
         "lowland stage retraining --set {wildcards.set} {TASK} --config {params.config:q} 2>&1 | tee {log:q}"
+
+
+# The last epochs of a joint training again, without a row or without the worst ones.
+rule replay:
+    input:
+        recorded="results/recorded/steps.json",
+        scores="results/scores/scores.json",
+    output:
+        manifest="results/evaluation/replay.json",
+    log:
+        "logs/replay.log",
+    benchmark:
+        "benchmarks/replay.tsv"
+    threads: CONFIG.compute.threads
+    resources:
+        mem_mb=memory("replay"),
+        runtime=minutes("replay"),
+    params:
+        config=sections("replay"),
+        code=code("replay"),
+        content=content("validation", "query"),
+    shell:
+        "lowland stage replay {TASK} --config {params.config:q} 2>&1 | tee {log:q}"

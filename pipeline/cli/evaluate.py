@@ -27,6 +27,8 @@ HEADERS = {
     "lds-half": "predicting models on random subsets (LDS; low and high: bootstrapped interval of 95 %)",
     "lds-most": "the same on the subsets of memorisation",
     "retraining-removal": "accuracy on the query rows after retraining (gains paired by seed, with standard errors)",
+    "retraining-cleansing": "the task's metric on the query rows after retraining (gains paired by seed, with errors)",
+    "replay": "the joint training's last epochs replayed without a row, and without the worst tenth",
     "memorised": "memorisation of the train rows",
     "retraining-memorised": "accuracy on the query rows without the memorised rows",
     "against": "agreement of the best rows with those of other runs, matched by content",
@@ -37,6 +39,7 @@ WANTED = {
     "stability": ("stability",),
     "lds": ("lds-half",),
     "retrain": ("retraining-removal",),
+    "replay": ("replay",),
     "memorisation": ("memorised", "lds-most", "retraining-memorised"),
 }
 """Option: the tables that it asks for."""
@@ -52,6 +55,9 @@ MADE_WITH = {"memorised": "memorisation", "relabel": "mislabel"}
 )
 @click.option(
     "--retrain", is_flag=True, help="Retrain without the suspects, with mended labels, on the half that matters."
+)
+@click.option(
+    "--replay", is_flag=True, help="GANs: replay the last epochs without a row, and without the most harmful ones."
 )
 @click.option(
     "--memorisation", is_flag=True, help="Memorisation of every row, and influence of every pair, by retraining."
@@ -85,7 +91,7 @@ def evaluate(
     """
     layout, others = layout_of(run), [layout_of(other) for other in against]
     plan = Plan.load(layout.plan)
-    tables = [table for name, wanted in WANTED.items() if asked[name] for table in wanted]
+    tables = [_fitting(plan, table) for name, wanted in WANTED.items() if asked[name] for table in wanted]
     _check(plan, tables, bool(others))
     more = bool(tables or others)
     tables = [*(["mislabel", "relabel"] if plan.truth else []), *(["retrieval"] if plan.groups else []), *tables]
@@ -112,6 +118,11 @@ def evaluate(
         click.echo(line)
 
 
+def _fitting(plan: Plan, table: str) -> str:
+    """Without labels there is nothing to mend, and no oracle: suspects are only removed."""
+    return "retraining-cleansing" if table == "retraining-removal" and not plan.labelled else table
+
+
 def _check(plan: Plan, tables: list[str], compared: bool) -> None:
     """What can be known before any model is trained.
 
@@ -122,8 +133,8 @@ def _check(plan: Plan, tables: list[str], compared: bool) -> None:
     if not plan.truth and not plan.groups and not tables and not compared:
         raise DataError(
             "expected a task with true_labels or groups to evaluate against, got one without; give it the property "
-            "true_labels or the method groups(split), or ask for --lds, --retrain, --memorisation, --stability or "
-            "--against"
+            "true_labels or the method groups(split), or ask for --lds, --retrain, --replay, --memorisation, "
+            "--stability or --against"
         )
     tables = [table for table in tables if table not in WANTED["stability"]]
     if tables and not plan.trains:

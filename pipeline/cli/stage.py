@@ -32,6 +32,7 @@ WHERE = {
     "vectors": ("checkpoint", "split"),
     "index": ("checkpoint", "metric"),
     "solve": ("method",),
+    "trace": ("method",),
     "retrain": ("set_name", "block"),
     "lds": ("set_name",),
     "retraining": ("set_name",),
@@ -53,7 +54,7 @@ WHERE = {
 @click.option("--split", type=click.Choice(settings.SPLITS))
 @click.option("--shard", help="Name of a shard, such as 00000.")
 @click.option("--metric", type=click.Choice(["inner", "cosine"]))
-@click.option("--method", type=click.Choice(SOLVED), help="solve: for which estimator.")
+@click.option("--method", type=click.Choice(SOLVED), help="solve, trace: for which estimator.")
 @click.option("--set", "set_name", type=click.Choice(SETS), help="Which retrainings.")
 @click.option("--block", help="retrain: which of their jobs, such as 00000.")
 @click.option("--memory-mb", type=click.IntRange(min=1), help="Memory that it may take. [default: the config's]")

@@ -80,6 +80,23 @@ def overlaps(found: Array, wanted: Array) -> Array:
     return np.array([len(np.intersect1d(a, b)) / len(b) for a, b in zip(found, wanted, strict=True)])
 
 
+def kendall(first: Array, second: Array) -> float:
+    """Kendall's rank correlation tau-b; NaN where either is constant.
+
+    >>> kendall(np.array([1.0, 2.0, 3.0]), np.array([1.0, 3.0, 2.0]))
+    0.3333333333333333
+    """
+    a, b = (np.sign(each[:, None] - each[None]) for each in (first, second))
+    scale = np.sqrt(np.square(a).sum() * np.square(b).sum())
+    return float((a * b).sum() / scale) if scale else float("nan")
+
+
+def least_in_common(first: Array, second: Array, count: int) -> float:
+    """Jaccard index of the positions of the `count` least values of each."""
+    a, b = (np.argsort(each, kind="stable")[:count] for each in (first, second))
+    return len(np.intersect1d(a, b)) / len(np.union1d(a, b))
+
+
 def recall_at_k(found: Array, exact: Array) -> float:
     """Mean share of the exact neighbours [q, k] that are among those found [q, k]."""
     shares = overlaps(found, exact)

@@ -5,7 +5,10 @@ from __future__ import annotations
 from pipeline.storage.artefact import manifest_path, read_manifest
 from pipeline.storage.layout import Layout
 
-ASKED = ("lds-half", "lds-most", "retraining-removal", "memorised", "retraining-memorised", "stability", "against")
+ASKED = (
+    "lds-half", "lds-most", "retraining-removal", "retraining-cleansing", "replay", "memorised", "retraining-memorised",
+    "stability", "against",
+)  # fmt: skip
 """Those that `lowland evaluate` makes where it is asked to."""
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import CHECKPOINTS, CURVATURE_SPLIT, is_checkpoint
-from pipeline.methods import SOLVED
+from pipeline.methods import SOLVED, TRACED
 from pipeline.shards import Plan
 from pipeline.steps.stores import retired_of
 from pipeline.storage.artefact import Manifest
@@ -39,10 +39,12 @@ class Chain:
         for checkpoint in self._further():
             yield self.layout.checkpoint(checkpoint), "trained", self.digest(self.layout.checkpoint("trained"))
             yield from self._captured(checkpoint)
+        yield self.layout.recorded, "trained", self.digest(self.layout.checkpoint("trained"))
         for name in SOLVED:
             path = self.layout.solved(name)
             both = {split: self.gradients("trained", split) for split in ("train", "validation")}
-            yield path, "gradients", both
+            traced = name in TRACED
+            yield path, *(("recorded", self.digest(self.layout.recorded)) if traced else ("gradients", both))
             yield path, "retired", retired_of(self.plan, "train")
         yield self.layout.suspects, "gradients", self.gradients("flat", "train")
         yield self.layout.suspects, "retired", retired_of(self.plan, "train")
@@ -110,8 +112,9 @@ class Chain:
         if layout.topk in self.manifests:
             asked = self.manifests[layout.topk].identity["scores"]
             yield layout.topk, "scores", {text: self.gradients(text.partition("@")[2], "train") for text in asked}
-        for table in ("mislabel", "relabel"):
+        for table in ("mislabel", "relabel", "replay"):
             yield layout.evaluation(table), "scores", self.digest(layout.scores)
+        yield layout.evaluation("replay"), "recorded", self.digest(layout.recorded)
         judged = layout.evaluation("retrieval")
         if judged in self.manifests:
             asked = self.manifests[judged].identity["gradients"]

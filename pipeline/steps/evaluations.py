@@ -21,7 +21,11 @@ Row = dict[str, Any]
 CURVES = 6
 """Scores whose curves are drawn: as many as there are colours."""
 SUBSETS = {"lds-half": "models on random halves of the train rows", "lds-most": "models on the subsets of memorisation"}
-REMOVED = {"retraining-removal": "suspects", "retraining-memorised": "memorised rows"}
+REMOVED = {
+    "retraining-removal": "suspects",
+    "retraining-cleansing": "suspects",
+    "retraining-memorised": "memorised rows",
+}
 
 
 def evaluations(layout: Layout) -> list[Evaluation]:
@@ -32,6 +36,7 @@ def evaluations(layout: Layout) -> list[Evaluation]:
         *_retrieval(layout),
         *(each for table in SUBSETS for each in _lds(layout, table)),
         *(each for table in REMOVED for each in _retraining(layout, table)),
+        *_replay(layout),
         *_memorised(layout),
         *_stability(layout, "stability", "Are the best rows the same under other dampings?", "changed"),
         *_stability(layout, "against", "Are the best rows the same in other runs?", "against"),
@@ -149,24 +154,37 @@ def _retraining(layout: Layout, table: str) -> Iterator[Evaluation]:
         return
     named = [{**row, "method": row["rows"]} for row in rows]
     treated = sorted((row for row in named if row["action"] != "nothing"), key=lambda row: row["action"])
-    caption = "Gain in test accuracy over training on all rows as they are; lines: one standard error, paired by seed."
-    chart = Bars("Accuracy gained", caption, [_gained(row) for row in treated], "points of accuracy")
-    measures = {"accuracy": "accuracy", "gain": "over_whole", "± error": "over_whole_error",
+    figure, unit = ("metric", 1) if "metric" in rows[0] else ("accuracy", 100)
+    caption = f"Gain in test {figure} over training on all rows as they are; lines: one standard error, paired by seed."
+    chart = Bars(f"{figure.capitalize()} gained", caption, [_gained(row, unit) for row in treated],
+                 f"points of {figure}" if unit > 1 else figure)  # fmt: skip
+    measures = {figure: figure, "gain": "over_whole", "± error": "over_whole_error",
                 "gain over control": "over_control", "± its error": "over_control_error"}  # fmt: skip
     question = f"What do models gain without {REMOVED[table]}?"
-    truth = "the test accuracy of models that were trained again"
+    truth = f"the test {figure} of models that were trained again"
     yield Evaluation(_plain(named, measures, [_done(row) for row in rows]), question, truth, _age(layout, table), chart)
 
 
-def _gained(row: Row) -> Bar:
-    """The gain over all rows, in points of accuracy, and a standard error to each side."""
-    value, error = 100 * row["over_whole"], 100 * row["over_whole_error"]
+def _gained(row: Row, unit: int) -> Bar:
+    """The gain over all rows, in parts of 1 or points of a hundred, and a standard error to each side."""
+    value, error = unit * row["over_whole"], unit * row["over_whole_error"]
     return Bar(f"{_at(row)}: {row['action']}", value, value - error, value + error, row["action"])
 
 
 def _done(row: Row) -> str:
     """What was done, to how many rows."""
     return " ".join([row["action"], *(str(row[name]) for name in ("removed", "relabelled") if row[name])])
+
+
+def _replay(layout: Layout) -> Iterator[Evaluation]:
+    rows = _rows(layout, "replay")
+    if rows:
+        measures = {"Kendall's tau": "kendall", "worst tenth in common": "harmful", "gain without it": "gain",
+                    "spread": "spread"}  # fmt: skip
+        notes = [f"last {row['epochs']} epochs" for row in rows]
+        truth = "the joint training's last epochs, replayed"
+        yield Evaluation(_plain(rows, measures, notes), "What does the metric lose without a row?", truth,
+                         _age(layout, "replay"))  # fmt: skip
 
 
 def _memorised(layout: Layout) -> Iterator[Evaluation]:

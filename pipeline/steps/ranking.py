@@ -10,6 +10,7 @@ import numpy as np
 from pipeline.config import read_yaml
 from pipeline.core.influence import order
 from pipeline.errors import DataError
+from pipeline.methods import RANKED
 from pipeline.shards import Plan
 from pipeline.storage.artefact import open_artefact
 from pipeline.storage.layout import Layout
@@ -22,6 +23,8 @@ COLUMN = {
     "loss_flat": "loss at flat",
     "loss_trained": "loss at trained",
     "self_influence": "self-influence at trained",
+    "gan_itd": "what training on the row cost the metric, through the steps (minus gan_itd)",
+    "gan_aid": "what training on the row cost the metric, at rest (minus gan_aid)",
     "margin": "margin S(given) - S(suggested) at flat",
 }
 """Columns of scores.parquet by which suspects can be ranked, larger being more suspicious."""
@@ -36,6 +39,12 @@ FROM_LABELS = ("wrong", "margin")
 def usual(score: str, plan: Plan) -> str:
     """The column that `suspects.score` of the configuration stands for; auto: `wrong`, or S without labels."""
     return score if score != "auto" else "wrong" if plan.labelled else "s"
+
+
+def harm(column: str, values: list[Any]) -> np.ndarray[Any, Any]:
+    """A column of the score table such that larger is more suspicious: minus the signed ones, [N]."""
+    turned = RANKED[column].suspicious if column in RANKED else 1
+    return turned * np.array([np.nan if value is None else value for value in values], float)
 
 
 def column_of(layout: Layout, plan: Plan) -> str:
@@ -77,7 +86,7 @@ def read_suspects(layout: Layout, plan: Plan, column: str, top: int) -> list[Ran
     columns = ["given", "loss_flat", column, *(["suggested", "margin"] if plan.labelled else [])]
     columns += [name for name in STABILITY if name in made]
     table = read_table(layout.scores, list(dict.fromkeys(columns)))
-    scores = np.array([np.nan if value is None else value for value in table[column]], float)
+    scores = harm(column, table[column])
     scores[list(plan.retired)] = np.nan  # at once, though the table may have been made before
     known = np.nonzero(np.isfinite(scores))[0]
     if top > len(known):

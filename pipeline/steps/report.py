@@ -11,6 +11,7 @@ import torch
 from pipeline import __version__
 from pipeline.config import parse_score
 from pipeline.core.influence import SIGNED
+from pipeline.methods import TRACED
 from pipeline.report.data import HARM, WRONG, Confusion, Hit, QueryAnswer, Report, ScoreKind, Scores, Sizes, Suspect
 from pipeline.report.page import render
 from pipeline.shards import Plan
@@ -27,7 +28,7 @@ from pipeline.steps.background import (
 from pipeline.steps.evaluations import evaluations
 from pipeline.steps.job import Job
 from pipeline.steps.query import SIGN
-from pipeline.steps.ranking import read_suspects, usual
+from pipeline.steps.ranking import harm, read_suspects, usual
 from pipeline.steps.seen import unseen_share
 from pipeline.steps.tasks import checked_shown, model_at, task_of
 from pipeline.storage.artefact import open_artefact
@@ -49,7 +50,7 @@ def run(job: Job) -> None:
     task = task_of(job.config, plan)
     column = usual(job.config.suspects.score, plan)
     table = read_table(layout.scores, [column, "given"])
-    table["harm"] = table[column]
+    table["harm"] = list(harm(column, table[column]))
     suspects = _suspects(job, plan, task, table, column)
     projection = open_artefact(layout.projection("flat"), "projection")
     unseen = unseen_share(layout)
@@ -101,7 +102,7 @@ def _finite(table: dict[str, list[Any]]) -> Array:
 
 def _kind(column: str) -> ScoreKind:
     """How the report speaks of a column of the score table."""
-    checkpoint = "trained" if column in ("loss_trained", "self_influence") else "flat"
+    checkpoint = "trained" if column in ("loss_trained", "self_influence", *TRACED) else "flat"
     return {"s": HARM, "wrong": WRONG}.get(column, ScoreKind(column, checkpoint, HARM.meaning, signed=False))
 
 

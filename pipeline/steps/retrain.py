@@ -26,7 +26,7 @@ from pipeline.storage.artefact import open_artefact
 from pipeline.storage.tables import write_table
 from pipeline.storage.weights import save_weights
 from pipeline.tasks.altered import altered, check_asked, labels_of
-from pipeline.tasks.base import Task, classifies, trains
+from pipeline.tasks.base import Task, classifies, has_metric, trains
 from pipeline.tasks.checks import row_set
 from pipeline.tasks.rows import RowSet
 
@@ -126,6 +126,8 @@ class _Trainer:
         for split in SPLITS:
             rows = row_set(self.task, split)
             arrays.update({f"{split}_{name}": values for name, values in outputs(self.task, model, rows).items()})
+        if has_metric(self.task):
+            arrays["query_metric"] = np.array([self.task.metric(model, "query")])
         return arrays
 
 

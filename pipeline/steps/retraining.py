@@ -1,5 +1,7 @@
 """Retraining: test accuracy of models whose suspects were removed or relabelled, beside random rows and the oracle.
 
+Where the task is no classification and has a metric of its own, that stands in place of the accuracy.
+
 The query rows are the test set. Every figure is a mean over models of several seeds; differences to the control are
 paired by seed, with their standard error.
 """
@@ -28,15 +30,18 @@ def run(job: Job, set_name: str) -> None:
     """Write `evaluation/retraining-<set>.parquet`."""
     retrained = open_retrained(job.layout, job.plan(), job.config, set_name)
     rows = table(retrained, job.config.checkpoints)
-    note = "accuracy on the query rows after retraining; gains are paired by seed, against the action named"
+    note = (
+        "accuracy (or the task's metric) on the query rows after retraining; gains are paired by seed, against the "
+        "action named"
+    )
     write_evaluation(job, f"retraining-{set_name}", rows, {"members": retrained.digests()}, note)
 
 
 def table(retrained: Retrained, checkpoints: CheckpointsSection) -> list[dict[str, Any]]:
-    """A row an action: how many rows it removed or relabelled, accuracy and spread, gain over its control."""
-    accuracy = retrained.correct("query").mean(1)
+    """A row an action: how many rows it removed or relabelled, accuracy or metric, spread, gain over its control."""
+    figure, judged = _judged(retrained)
     kept = retrained.read("kept").sum(1)
-    by_action = {action: accuracy[positions] for action, positions in retrained.actions().items()}
+    by_action = {action: judged[positions] for action, positions in retrained.actions().items()}
     rows = []
     for action, positions in retrained.actions().items():
         name, _, act = action.rpartition(".")
@@ -48,13 +53,20 @@ def table(retrained: Retrained, checkpoints: CheckpointsSection) -> list[dict[st
             "control": name in ("", "random", "oracle") or (name in RANKED and RANKED[name].control),
             "removed": int(kept.max() - kept[positions[0]]),
             "relabelled": relabelled,
-            "accuracy": float(values.mean()),
+            figure: float(values.mean()),
             "spread": float(values.std(ddof=1)),
             **_gain("whole", values, by_action[PLAIN]),
             **_gain("control", values, by_action[CONTROLS.get(act, PLAIN)]),
             "seeds": len(values),
         })  # fmt: skip
     return rows
+
+
+def _judged(retrained: Retrained) -> tuple[str, Array]:
+    """What retrained models are judged by on the query rows, and its value for each, [t]: larger is better."""
+    if "query_metric" in retrained.arrays[0]:
+        return "metric", retrained.read("query_metric")[:, 0]
+    return "accuracy", retrained.correct("query").mean(1)
 
 
 def _gain(over: str, values: Array, reference: Array) -> dict[str, float]:

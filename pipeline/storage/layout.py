@@ -54,6 +54,11 @@ class Layout:
         return self.results / "solved" / f"{name}.zarr"
 
     @property
+    def recorded(self) -> Path:
+        """The last steps of the joint training of a generator and a discriminator."""
+        return self.results / "recorded" / "steps.zarr"
+
+    @property
     def seen(self) -> Path:
         """Content hashes of the train rows that were there when `trained` was made."""
         return self.results / "checkpoints" / "seen.zarr"

@@ -132,6 +132,13 @@ class Task(ABC):
         """What the model makes of each row, [B, D], before its last layer: a control that retrieval must beat."""
         raise NotImplementedError  # optional
 
+    def metric(self, model: nn.Module, split: str) -> float:
+        """A figure of merit of the model on the rows of a split, larger is better, that no mean of losses tells.
+
+        Retrained models are judged by it where the task is no classification.
+        """
+        raise NotImplementedError  # optional; `has_metric` tells
+
     loss_parts: int = 1
     """How many parts the loss of a row is the sum of."""
 
@@ -192,6 +199,11 @@ def classifies(task: Task) -> bool:
 def has_features(task: Task) -> bool:
     """Whether the task tells what its model makes of rows."""
     return type(task).features is not Task.features
+
+
+def has_metric(task: Task) -> bool:
+    """Whether the task has a figure of merit of its own."""
+    return type(task).metric is not Task.metric
 
 
 def show_by_shape(row: Row) -> Shown:

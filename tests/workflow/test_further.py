@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.config import Config
 from pipeline.errors import ConfigError, StoreError, TaskError
-from pipeline.methods import SCORED, SOLVED
+from pipeline.methods import SCORED, SOLVED, TRACED
 from pipeline.shards import Plan
 from pipeline.steps.stores import open_codes
 from pipeline.storage.arrays import Arrays
@@ -27,7 +27,7 @@ EPOCHS = 60
 ENSEMBLE = {"members": 3, "steps": 8, "batch_rows": 10}
 SOLVERS = {"cg_tolerance": 1e-8, "cg_products": 600, "lissa_depth": 60, "lissa_repeats": 1, "lissa_batch_rows": 10}
 FURTHER = {"ensemble": ENSEMBLE, "solvers": SOLVERS, "checkpoints": {"epochs": [EPOCHS, 3], "seeds": 1, "twin": True}}
-EVERY = {"scores": {"estimators": [name for name in SCORED if name != "logra"]}}
+EVERY = {"scores": {"estimators": [name for name in SCORED if name not in ("logra", *TRACED)]}}
 
 
 def weights(run: Path, checkpoint: str) -> dict[str, np.ndarray]:
@@ -44,7 +44,7 @@ def made_further(run: Path, config: Config) -> Layout:
         stage(layout, config, "member", checkpoint=f"seed-{number}")
     stage(layout, config, "ensemble")
     stage(layout, config, "losses")
-    for name in SOLVED:
+    for name in sorted(set(SOLVED) - set(TRACED)):
         stage(layout, config, "solve", method=name)
     for checkpoint in config.checkpoints.further:
         stage(layout, config, "projection", checkpoint=checkpoint)

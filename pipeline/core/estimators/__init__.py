@@ -31,7 +31,7 @@ from pipeline.core.estimators.gex import GEX
 from pipeline.core.estimators.logra import LoGra
 from pipeline.core.estimators.relatif import RelatIF
 from pipeline.core.estimators.self_influence import SelfInfluence
-from pipeline.core.estimators.solved import ByCG, ByEKFAC, ByKFAC, ByLiSSA
+from pipeline.core.estimators.solved import AtRest, ByCG, ByEKFAC, ByKFAC, ByLiSSA, ThroughSteps
 from pipeline.core.estimators.tracin import TracIn
 from pipeline.core.estimators.trak import TRAK
 
@@ -50,6 +50,8 @@ ESTIMATORS: dict[str, type[Estimator]] = {
     "classical_lissa": ByLiSSA,
     "classical_kfac": ByKFAC,
     "classical_ekfac": ByEKFAC,
+    "gan_itd": ThroughSteps,
+    "gan_aid": AtRest,
     "relatif": RelatIF,
     "datainf": DataInf,
     "logra": LoGra,

@@ -3,6 +3,9 @@
     rows    g_val^T (C + lambda)^-1 g at `trained`, g_val the mean over validation rows, C of the train rows
 
 solved once by CG, LiSSA, K-FAC or EK-FAC (stage `solve`); nothing is compressed. The sign is that of `classical`.
+
+Likewise influence through the joint training of a generator and a discriminator (stage `trace`;
+`pipeline.core.unrolled`, `pipeline.core.fixed_point`).
 """
 
 from __future__ import annotations
@@ -58,3 +61,17 @@ class ByEKFAC(Solved):
     """By EK-FAC."""
 
     name = "classical_ekfac"
+
+
+@dataclass(frozen=True)
+class ThroughSteps(Solved):
+    """Backward through the steps of a joint training."""
+
+    name = "gan_itd"
+
+
+@dataclass(frozen=True)
+class AtRest(Solved):
+    """By a Neumann series where both players rest."""
+
+    name = "gan_aid"
