@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks.evidence_cells import CELLS, SOURCES, Cell
 from benchmarks.tables import keep
-from benchmarks.workflow import evaluated
+from benchmarks.stages import Run, captured, retrained, scored
 
 DATA = {"small": ("digits", "letters"), "full": ("digits", "letters", "Fashion-MNIST")}
 RUNS = {"small": 1, "full": 5}
@@ -28,15 +28,19 @@ KEYS = ("rows", "checkpoint", "action", "control")
 Row = dict[str, Any]
 
 
-def config(cell: Cell, seed: int) -> dict[str, Any]:
-    """What a run asks for beside the defaults."""
+def table(setting: str, cell: Cell, seed: int) -> list[Row]:
+    """Of one run."""
     options = {**cell.options_of(small=True, seed=seed), "query_size": QUERIES[cell.data]}
-    return {
+    run = Run("cleansing", f"{setting}-{cell.slug}-{seed}", {
         "seed": seed,
         "task": {"class": cell.task, "options": options},
         "scores": {"estimators": ["self_influence"]},
         "retrain": {"rankings": RANKINGS},
-    }
+    })  # fmt: skip
+    stages = [*captured(run.plan, ("train", "validation")), *scored(run.plan)]
+    run.make([*stages, *retrained(run.config, "removal"), ("retraining", {"set_name": "removal"})])
+    print(f"done: {cell.name}, seed {seed}", flush=True)
+    return run.table("retraining-removal")
 
 
 def rows_of(cell: Cell, tables: list[list[Row]]) -> list[Row]:
@@ -73,11 +77,7 @@ def main(full: bool = False) -> None:
             )
     rows: list[Row] = []
     for cell in (cell for cell in cells if cell.there()):
-        names = {seed: f"{setting}-{cell.slug}-{seed}" for seed in range(RUNS[setting])}
-        rows += rows_of(cell, [
-            evaluated("cleansing", name, config(cell, seed), "--retrain", "retraining-removal")
-            for seed, name in names.items()
-        ])  # fmt: skip
+        rows += rows_of(cell, [table(setting, cell, seed) for seed in range(RUNS[setting])])
     left_out = [cell.name for cell in cells if not cell.there()]
     keep("cleansing", f"python -m benchmarks cleansing --{setting}", rows, by="data", setting=setting,
          runs=RUNS[setting], noise="planted", left_out=left_out)  # fmt: skip

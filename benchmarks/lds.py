@@ -1,11 +1,10 @@
 """LDS on digits: do summed scores predict what models on random halves of the train rows make of the query rows?
 
 An MLP of 3,010 parameters, 1,000 clean train rows, 300 query rows, 40 halves, 3 models on each. Damping, projection and
-codec are the defaults, the flat minimum is that of SAM with rho .2. Responses are minus the loss and the margin; the
-ceiling is what one retrained model a half reaches as prediction of the mean of the others. Every score stands beside
-the simple controls. `--small`, the default: training of 60 epochs, one seed, whose intervals are over queries and
-halves; all scores of one model. `--full`: also 200 epochs, five seeds, with the range over them; TracIn over four
-checkpoints, TRAK over three models, GEX over eight.
+codec are the defaults, the flat minimum is that of SAM with rho .2; every score is of one model. Responses are minus
+the loss and the margin; the ceiling is what one retrained model a half reaches as prediction of the mean of the others.
+Every score stands beside the simple controls. `--small`, the default: training of 60 epochs, one seed, whose intervals
+are over queries and halves. `--full`: also 200 epochs, five seeds, with the range over them.
 """
 
 from __future__ import annotations
@@ -14,33 +13,32 @@ import statistics
 from typing import Any
 
 from benchmarks.tables import keep
-from benchmarks.workflow import evaluated
+from benchmarks.stages import Run, captured, retrained
+from pipeline.config import SPLITS
 
 SUBSETS, MODELS, QUERIES = 40, 3, 300
 SETTINGS = {"small": ((60,), (0,)), "full": ((60, 200), (0, 1, 2, 3, 4))}
 """Epochs and seeds."""
 ESTIMATORS = ["tracin", "relatif", "datainf", "trak"]
-FURTHER = {
-    "checkpoints": {"epochs": [3, 10, 30, 60], "seeds": 2},
-    "ensemble": {"members": 8, "steps": 100},
-    "scores": {"estimators": [*ESTIMATORS, "gex"]},
-}
-"""What scores of several models want."""
 KEYS = ("method", "checkpoint", "signed", "control")
 
 Row = dict[str, Any]
 
 
-def config(epochs: int, seed: int, full: bool) -> dict[str, Any]:
-    """What a run asks for beside the defaults."""
-    return {
+def table(setting: str, epochs: int, seed: int) -> list[Row]:
+    """Of one run."""
+    run = Run("lds", f"{setting}-{epochs}-{seed}", {
         "seed": seed,
         "task": {"class": "digits", "options": {"noise": "none", "hidden": [40], "epochs": epochs,
                                                 "query_size": QUERIES, "seed": seed}},
         "flatten": {"strength": 0.2, "watch": False},
-        "retrain": {"members": 60, "lds_subsets": SUBSETS, "lds_seeds": MODELS},
-        **(FURTHER if full else {"scores": {"estimators": ESTIMATORS}}),
-    }  # fmt: skip
+        "scores": {"estimators": ESTIMATORS},
+        "retrain": {"lds_subsets": SUBSETS, "lds_seeds": MODELS},
+    })  # fmt: skip
+    stages = [*captured(run.plan, SPLITS), *retrained(run.config, "half"), ("lds", {"set_name": "half"})]
+    run.make(stages)
+    print(f"done: {epochs} epochs, seed {seed}", flush=True)
+    return run.table("lds-half")
 
 
 def rows_of(epochs: int, tables: list[list[Row]]) -> list[Row]:
@@ -61,10 +59,7 @@ def main(full: bool = False) -> None:
     regimes, seeds = SETTINGS[setting]
     rows: list[Row] = []
     for epochs in regimes:
-        tables = [
-            evaluated("lds", f"{setting}-{epochs}-{seed}", config(epochs, seed, full), "--lds", "lds-half")
-            for seed in seeds
-        ]
+        tables = [table(setting, epochs, seed) for seed in seeds]
         rows += rows_of(epochs, tables)
     bounds = "range over the seeds" if len(seeds) > 1 else "bootstrapped interval of 95 %"
     keep("lds", f"python -m benchmarks lds --{setting}", rows, by="setting", setting=setting, seeds=seeds,

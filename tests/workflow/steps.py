@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.stages import stage
 from pipeline import config as settings
 from pipeline.config import CHECKPOINTS, CURVATURE_SPLIT, Config
 from pipeline.shards import Plan
-from pipeline.steps.job import Job
 from pipeline.storage.layout import Layout
 from pipeline.storage.tables import read_table
 
@@ -46,14 +44,6 @@ def compute(directory: Path, config: Config) -> dict[str, np.ndarray]:
         stage(layout, config, "posterior")
     stage(layout, config, "scores")
     return scores_of(directory)
-
-
-def stage(layout: Layout, config: Config, name: str, **where: Any) -> None:
-    """One stage, with the sections of the configuration that its rule would pass."""
-    passed = json.loads(json.dumps(settings.sections(config, name)))
-    importlib.import_module(f"pipeline.steps.{name}").run(
-        Job(name, layout, settings.partial(passed, config.compute.memory_mb), lambda _: None), **where
-    )
 
 
 def scores_of(directory: Path) -> dict[str, np.ndarray]:
