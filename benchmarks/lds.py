@@ -20,7 +20,7 @@ SUBSETS, MODELS, QUERIES = 40, 3, 300
 SETTINGS = {"small": ((60,), (0,)), "full": ((60, 200), (0, 1, 2, 3, 4))}
 """Epochs and seeds."""
 ESTIMATORS = ["tracin", "relatif", "datainf", "trak"]
-KEYS = ("method", "checkpoint", "signed", "control")
+KEYS, MARKS = ("method", "checkpoint"), ("signed", "control")
 
 Row = dict[str, Any]
 
@@ -48,8 +48,9 @@ def rows_of(epochs: int, tables: list[list[Row]]) -> list[Row]:
         assert len({tuple(row[key] for key in KEYS) for row in rows}) == 1
         values = [row["lds"] for row in rows]
         bounds = (rows[0]["low"], rows[0]["high"]) if len(rows) == 1 else (min(values), max(values))
-        found.append({"setting": f"{epochs} epochs, {rows[0]['response']}", **{key: rows[0][key] for key in KEYS},
-                      "lds": statistics.mean(values), "low": bounds[0], "high": bounds[1]})  # fmt: skip
+        marks = {key: "yes" if rows[0][key] else "" for key in MARKS}
+        head = {"setting": f"{epochs} epochs, {rows[0]['response']}", **{key: rows[0][key] for key in KEYS}}
+        found.append({**head, **marks, "lds": statistics.mean(values), "low": bounds[0], "high": bounds[1]})
     return found
 
 

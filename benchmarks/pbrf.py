@@ -18,9 +18,6 @@ that against the same training with m, so that going on with training alone does
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -28,13 +25,13 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from scipy.stats import pearsonr, spearmanr
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev
 
 from benchmarks.pbrf_task import DECAY, TanhDigits
 from benchmarks.tables import keep
+from benchmarks.workflow import Run
 from pipeline.shards import Plan
 from pipeline.steps.preconditioned import open_preconditioner
 from pipeline.steps.stores import open_codes
@@ -50,23 +47,25 @@ GAPS = ("warm start (a - b)", "proximity (b - c)", "non-convergence (c - d)", "l
         "solver and stores (e - f)")  # fmt: skip
 
 
-def lowland_run(directory: Path, seed: int) -> Layout:
-    """A run on the task: whole gradients in float32, GGN, default damping."""
-    values = {
+def lowland_run(seed: int) -> Layout:
+    """The stages of a run on the task that `influence` at `trained` needs: whole gradients, GGN, default damping."""
+    run = Run("pbrf", str(seed), {
         "seed": seed,
         "task": {"class": f"{Path(__file__).parent / 'pbrf_task.py'}:TanhDigits", "options": {"seed": seed}},
-        "flatten": {"strength": 0.0, "watch": False, "steps": 5},
-        "sharpness": {"draws": 2, "iterations": 2, "rows": 20},
         "projection": {"method": "identity"},
         "gradients": {"codec": "float32"},
         "curvature": {"kind": "ggn"},
+    })  # fmt: skip
+    trained = {"checkpoint": "trained"}
+    shards = {
+        split: [{**trained, "split": split, "shard": shard.name} for shard in run.plan.splits[split].shards]
+        for split in ("train", "query")
     }
-    file = directory / f"{seed}.yaml"
-    file.write_text(yaml.safe_dump(values), encoding="utf-8")
-    run = directory / str(seed)
-    command = [sys.executable, "-m", "pipeline", "run", "-c", str(file), "--workdir", str(run), "--cores", "1"]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    return Layout(run)
+    run.make([
+        ("train", {}), ("projection", trained), *(("gradients", each) for own in shards.values() for each in own),
+        *(("candidates", each) for each in shards["train"]), ("curvature", {**trained, "split": "train"}),
+    ])  # fmt: skip
+    return run.layout
 
 
 class Problem:
@@ -223,12 +222,11 @@ def main() -> None:
     """All seeds; a row a figure."""
     torch.set_num_threads(1)
     cells: list[dict[str, float]] = []
-    with tempfile.TemporaryDirectory() as scratch:
-        for seed in SEEDS:
-            problem = Problem(lowland_run(Path(scratch), seed), seed)
-            rows = np.random.default_rng(seed).choice(problem.n, REMOVED, replace=False)
-            cells.append(measures(responses(problem, rows)))
-            print(f"seed {seed}: lambda {problem.damping:.3g}; {cells[-1]}", flush=True)
+    for seed in SEEDS:
+        problem = Problem(lowland_run(seed), seed)
+        rows = np.random.default_rng(seed).choice(problem.n, REMOVED, replace=False)
+        cells.append(measures(responses(problem, rows)))
+        print(f"seed {seed}: lambda {problem.damping:.3g}; {cells[-1]}", flush=True)
     keep("pbrf", "python -m benchmarks pbrf", rows_of(cells), seeds=SEEDS, removed=REMOVED, queries=20)
 
 
