@@ -15,8 +15,8 @@ import statistics
 from typing import Any
 
 from benchmarks.evidence_cells import CELLS, SOURCES, Cell
-from benchmarks.tables import keep
 from benchmarks.stages import Run, captured, retrained, scored
+from benchmarks.tables import keep
 
 DATA = {"small": ("digits", "letters"), "full": ("digits", "letters", "Fashion-MNIST")}
 RUNS = {"small": 1, "full": 5}

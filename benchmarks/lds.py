@@ -12,8 +12,8 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
-from benchmarks.tables import keep
 from benchmarks.stages import Run, captured, retrained
+from benchmarks.tables import keep
 from pipeline.config import SPLITS
 
 SUBSETS, MODELS, QUERIES = 40, 3, 300

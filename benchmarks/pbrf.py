@@ -30,8 +30,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, jacrev
 
 from benchmarks.pbrf_task import DECAY, TanhDigits
+from benchmarks.stages import Run
 from benchmarks.tables import keep
-from benchmarks.workflow import Run
 from pipeline.shards import Plan
 from pipeline.steps.preconditioned import open_preconditioner
 from pipeline.steps.stores import open_codes

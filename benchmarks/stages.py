@@ -9,9 +9,9 @@ from __future__ import annotations
 import importlib
 import json
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
+from benchmarks.workflow import RUNS
 from pipeline import config as settings
 from pipeline.config import CURVATURE_SPLIT, Config
 from pipeline.provenance import digest_value
@@ -21,8 +21,6 @@ from pipeline.steps.code import digest_of
 from pipeline.steps.job import Job
 from pipeline.storage.artefact import open_artefact
 from pipeline.storage.layout import Layout
-
-RUNS = Path(__file__).parent.parent / "runs"
 
 Stage = tuple[str, dict[str, str]]
 """Its name, and which artefact."""

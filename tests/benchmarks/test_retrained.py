@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import cleansing, lds, workflow
+from benchmarks import cleansing, lds, stages
 from benchmarks.evidence_cells import CELLS
 
 VALUES: dict[str, Any] = {
@@ -19,20 +19,20 @@ VALUES: dict[str, Any] = {
 def did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the stages that were done; only `prepare` does anything."""
     done: list[str] = []
-    real = workflow.stage
+    real = stages.stage
 
     def stage(layout: Any, config: Any, name: str, **where: Any) -> None:
         done.append(name)
         if name == "prepare":
             real(layout, config, name)
 
-    monkeypatch.setattr(workflow, "RUNS", tmp_path)
-    monkeypatch.setattr(workflow, "stage", stage)
+    monkeypatch.setattr(stages, "RUNS", tmp_path)
+    monkeypatch.setattr(stages, "stage", stage)
     return done
 
 
-def made(values: dict[str, Any], *stages: str) -> None:
-    workflow.Run("b", "r", values).make([(name, {}) for name in stages])
+def made(values: dict[str, Any], *names: str) -> None:
+    stages.Run("b", "r", values).make([(name, {}) for name in names])
 
 
 def test_stages_are_done_once_and_from_the_first_that_differs_on(did: list[str]) -> None:
@@ -48,7 +48,7 @@ def test_stages_are_done_once_and_from_the_first_that_differs_on(did: list[str])
 
 
 def test_a_stage_that_fails_is_done_again(did: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    working = workflow.stage
+    working = stages.stage
 
     def broken(layout: Any, config: Any, name: str, **where: Any) -> None:
         if name == "flatten":
@@ -56,7 +56,7 @@ def test_a_stage_that_fails_is_done_again(did: list[str], monkeypatch: pytest.Mo
         working(layout, config, name, **where)
 
     with monkeypatch.context() as patch, pytest.raises(OSError):
-        patch.setattr(workflow, "stage", broken)
+        patch.setattr(stages, "stage", broken)
         made(VALUES, "train", "flatten")
     made(VALUES, "train", "flatten")
     assert did == ["prepare", "train", "prepare", "flatten"]
