@@ -1,11 +1,11 @@
-"""How well each score finds wrong labels, and what relabelling gets right, by the workflow on many data sets.
+"""How well each score finds wrong labels, and what relabelling gets right, by the workflow's stages on many data sets.
 
 A cell (`benchmarks.evidence_cells`) is run with the defaults of `lowland run` and all estimators for each seed, in a
-directory of its own under `runs/evidence/`, which is kept: an interrupted benchmark goes on where it stopped, and one
-that is asked again runs nothing. `--small` is meant to take half an hour on two cores, `--full` a night; `--table` runs
-nothing and prints what has been run. A figure is printed if its cell was run by the present options, and not otherwise;
-cells that were not run, and cells whose data are not there, are named. A run that fails stops all. Noise is human or
-planted, and is called so.
+process (`benchmarks.evidence_run`) and a directory of its own under `runs/evidence/`, which is kept: an interrupted
+benchmark goes on where it stopped, and one that is asked again runs nothing. `--small` is meant to take half an hour on
+two cores, `--full` a night; `--table` runs nothing and prints what has been run. A figure is printed if its cell was
+run by the present options, and not otherwise; cells that were not run, and cells whose data are not there, are named. A
+run that fails stops all. Noise is human or planted, and is called so.
 
 Paths of data: LOWLAND_VADER, LOWLAND_FASHION, LOWLAND_LETTERS, LOWLAND_CIFAR.
 """
@@ -29,6 +29,7 @@ from benchmarks.evidence_cells import CELLS, ENCODED, SOURCES, Cell
 from benchmarks.evidence_sentences import encode
 from benchmarks.evidence_tables import MEASURES, Figures, rows_of
 from benchmarks.tables import keep
+from benchmarks.workflow import FINISHED, RUNS
 from pipeline.config import read_yaml
 from pipeline.methods import METHODS, SCORED
 from pipeline.storage.artefact import open_artefact
@@ -37,13 +38,15 @@ from pipeline.storage.tables import read_table
 from pipeline.tasks.load import load
 
 HERE = Path(__file__).parent
-ROOT = HERE.parent / "runs" / "evidence"
+ROOT = RUNS / "evidence"
 HEAD = ("hidden", "epochs")
 """Options of the head on encoded sentences; all others are those of the sentences."""
+ELSEWHERE = ("fine", "gan")
+"""Names of estimators that have benchmarks of their own begin so."""
 ESTIMATORS = tuple(
-    name for name in SCORED if name != "s" and not METHODS[name].projections and METHODS[name].at != ("twins",)
+    name for name in SCORED if name != "s" and not METHODS[name].projections and not name.startswith(ELSEWHERE)
 )
-"""All that the default projection allows; f-INE has a benchmark of its own, `fine`."""
+"""All others that the default projection allows."""
 SEEDS = {"small": 2, "full": 5}
 FURTHER = {"small": 1, "full": 4}
 """Models of other seeds, for TRAK."""
@@ -98,19 +101,17 @@ class Run:
         self.directory.parent.mkdir(parents=True, exist_ok=True)
         file = self.directory.with_suffix(".yaml")
         file.write_text(yaml.safe_dump(self.config()), encoding="utf-8")
-        command = [sys.executable, "-m", "pipeline", "run", "-c", file, "--workdir", self.directory]
-        command += ["--until", "evaluate", "--cores", "1"]
+        command = [sys.executable, "-m", "benchmarks.evidence_run", file, self.setting, self.directory.name]
         done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
         if done.returncode:
             raise SystemExit(f"{self.cell.name}, seed {self.seed}, failed: no table.\n{done.stderr[-2000:]}")
 
     def made(self) -> bool:
         """Whether the evaluation is there and is that of this configuration."""
-        layout = Layout(self.directory)
-        if not layout.evaluation("mislabel").with_suffix(".json").is_file():
+        finished, wanted = self.directory / FINISHED, self.config()
+        if not finished.is_file():
             return False
-        ran = read_yaml(layout.config)
-        wanted = self.config()
+        ran = read_yaml(finished)
         same = ran["seed"] == wanted["seed"] and ran["task"]["options"] == wanted["task"]["options"]
         same = same and ran["ensemble"]["members"] == wanted["ensemble"]["members"]
         return bool(same and all(ran[part] == wanted[part] for part in ("checkpoints", "scores")))

@@ -14,6 +14,7 @@ from typing import Any
 from benchmarks.workflow import RUNS
 from pipeline import config as settings
 from pipeline.config import CURVATURE_SPLIT, Config
+from pipeline.methods import SOLVED
 from pipeline.provenance import digest_value
 from pipeline.retrainings import blocks
 from pipeline.shards import Plan
@@ -43,6 +44,22 @@ def captured(plan: Plan, splits: tuple[str, ...]) -> Iterator[Stage]:
             for shard in plan.splits[split].shards:
                 yield "gradients", {"checkpoint": checkpoint, "split": split, "shard": shard.name}
         yield "curvature", {"checkpoint": checkpoint, "split": behind}
+
+
+def further(plan: Plan, config: Config, splits: tuple[str, ...]) -> Iterator[Stage]:
+    """What estimators of several checkpoints, of an ensemble, and of solvers on whole gradients read."""
+    if config.checkpoints.epochs:
+        yield "trajectory", {}
+    yield from (("member", {"checkpoint": f"seed-{n}"}) for n in range(1, config.checkpoints.seeds + 1))
+    for checkpoint in config.checkpoints.expanded(("epochs", "seeds")):
+        if checkpoint != "trained":
+            yield "projection", {"checkpoint": checkpoint}
+            for split in splits:
+                for shard in plan.splits[split].shards:
+                    yield "gradients", {"checkpoint": checkpoint, "split": split, "shard": shard.name}
+    yield from (("solve", {"method": name}) for name in config.scores.estimators if name in SOLVED)
+    if config.ensemble.members:
+        yield from (("ensemble", {}), ("losses", {}))
 
 
 def scored(plan: Plan) -> Iterator[Stage]:

@@ -14,6 +14,8 @@ from pipeline.storage.artefact import open_artefact
 from pipeline.storage.layout import Layout
 
 RUNS = Path(__file__).parent.parent / "runs"
+FINISHED = "finished.yaml"
+"""In the directory of a run that was made stage by stage: the configuration by which all of it was done."""
 
 
 def evaluated(name: str, slug: str, config: dict[str, Any], option: str, table: str) -> list[dict[str, Any]]:

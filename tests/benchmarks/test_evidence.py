@@ -14,6 +14,7 @@ from benchmarks.evidence import Run
 from benchmarks.evidence_cells import CELLS, CHOSEN_ON, ENCODED, SMALL_PLANTED
 from benchmarks.evidence_sentences import SPLITS, Encoded
 from benchmarks.evidence_tables import DEFAULT, rows_of
+from benchmarks.workflow import FINISHED
 from pipeline.tasks.names import BUILT_IN
 
 OURS, LOSS, S, OLD = (
@@ -61,13 +62,10 @@ def test_a_run_of_other_options_does_not_count(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr(evidence, "ROOT", tmp_path)
     run = Run(CELL, 0, "small")
     assert not run.made()
-    results = run.directory / "results"
-    for name in ("evaluation/mislabel.json", "prepare/config.yaml"):
-        (results / name).parent.mkdir(parents=True)
-        (results / name).write_text("{}")
+    run.directory.mkdir(parents=True)
     config = run.config()
     for seed, made in ((0, True), (1, False)):
-        (results / "prepare/config.yaml").write_text(f"{ {**config, 'seed': seed} }")
+        (run.directory / FINISHED).write_text(f"{ {**config, 'seed': seed} }")
         assert run.made() == made
 
 
