@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,13 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.stages import stage
 from pipeline import config as settings
 from pipeline.config import Config
 from pipeline.core.estimators.base import PairEstimator
 from pipeline.methods import CURVATURE_SPLIT
 from pipeline.shards import Plan
 from pipeline.steps.estimating import RunStores, fitted, row_blocks
-from pipeline.steps.job import Job, workers_of
+from pipeline.steps.job import workers_of
 from pipeline.steps.tasks import task_of
 from pipeline.storage.layout import Layout
 from pipeline.tasks.diffusion import Pictures, generated
@@ -62,9 +61,7 @@ class Made:
 
     def stage(self, name: str, **where: Any) -> None:
         """One stage, with the sections of the configuration that its rule would pass."""
-        passed = json.loads(json.dumps(settings.sections(self.config, name)))
-        job = Job(name, self.layout, settings.partial(passed, self.config.compute.memory_mb), lambda _: None)
-        importlib.import_module(f"pipeline.steps.{name}").run(job, **where)
+        stage(self.layout, self.config, name, **where)
 
     @property
     def plan(self) -> Plan:
