@@ -19,6 +19,7 @@ from pipeline.errors import DataError
 from pipeline.methods import RANKED, columns_of
 from pipeline.steps.inputs import vectors
 from pipeline.steps.job import Job
+from pipeline.steps.tables import write_evaluation
 from pipeline.steps.tasks import model_at, task_of, use_threads
 from pipeline.storage.artefact import open_artefact
 from pipeline.storage.tables import read_table, write_table
@@ -32,6 +33,8 @@ LABELS = ("suggested", "predicted")
 
 PREDICTED_ROWS = 256
 """Rows of a batch of predictions."""
+
+NOTE = "judged by true labels, which are used here only"
 
 POINTS = 101
 """Of a curve of recall over the rows inspected."""
@@ -72,22 +75,13 @@ def run(job: Job) -> None:
         job.say(f"nothing to judge: {count} of {int(judged.sum())} given labels are wrong, and both kinds are needed")
     identity = {"scores": open_artefact(job.layout.scores, "scores").digest, "evaluate": job.config.evaluate.plain()}
     if plan.labelled:
-        _write(job, "relabel", identity, _relabel(job, task, scores, truth, wrong & judged) if possible else [])
+        found = _relabel(job, task, scores, truth, wrong & judged) if possible else []
+        write_evaluation(job, "relabel", found, identity, NOTE)
     asked = list(_asked(job, task, scores, judged)) if possible else []
     _write_recall(job, identity, asked, wrong[judged])
     # The rule's output comes last: while it is missing, the stage is not done.
     rows = [{**each.head, **_measures(each.values, wrong[judged])} for each in asked]
-    _write(job, "mislabel", identity, rows)
-
-
-def _write(job: Job, table: str, identity: dict[str, Any], rows: list[dict[str, Any]]) -> None:
-    with job.writing(job.layout.evaluation(table), "evaluation", {**identity, "table": table}) as (path, record):
-        write_table(
-            path,
-            {name: [row[name] for row in rows] for name in (rows or [{}])[0]},
-            {"truth": "true labels, used here only"},
-        )
-        record["rows"] = rows
+    write_evaluation(job, "mislabel", rows, identity, NOTE)
 
 
 def _asked(job: Job, task: Task, scores: dict[str, list[Any]], judged: Array) -> Iterator[Judged]:

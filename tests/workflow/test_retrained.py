@@ -44,7 +44,7 @@ def test_every_table_is_made_and_asked_again_costs_no_training(judged: Path) -> 
     found = tables(judged)
     assert {"mislabel", "relabel", "lds-half", "lds-most", "retraining-removal", "memorised"} < set(found)
     assert before and all(path.stat().st_mtime_ns == time for path, time in before.items())
-    for table in ("lds-half", "retraining-removal", "memorised"):
+    for table in ("mislabel", "relabel", "lds-half", "retraining-removal", "memorised"):
         assert (Layout(judged).results / "evaluation" / f"{table}.md").is_file()
 
 
