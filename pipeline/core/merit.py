@@ -16,7 +16,7 @@ LEAST = 1e-8
 
 def log_likelihood(samples: Tensor, rows: Tensor, bandwidth: float) -> Tensor:
     """Mean over rows [M, D] of the log density, nats, of Gaussians of this width at the samples [L, D]: []."""
-    squares = (rows[:, None] - samples[None]).square().sum(2) / (2 * bandwidth**2)
+    squares = (rows.square().sum(1)[:, None] + samples.square().sum(1) - 2 * rows @ samples.T) / (2 * bandwidth**2)
     scale = math.log(len(samples)) + samples.shape[1] / 2 * math.log(2 * math.pi * bandwidth**2)
     return (torch.logsumexp(-squares, 1) - scale).mean()
 

@@ -28,6 +28,8 @@ Array = np.ndarray[Any, Any]
 
 AT_ONCE = 25
 """Replays side by side."""
+JUDGED_AT_ONCE = 5
+"""And their metrics, which may look at all pairs of rows and samples."""
 TAIL = 0.1
 """Share of the rows that count as the most harmful, or the most helpful."""
 
@@ -91,7 +93,7 @@ class _Judge:
         recorded = self.recorded
         steps = (recorded.step(t) for t in range(self.first, len(recorded.epoch)))
         ends = replayed(recorded.game, recorded.rules, recorded.state(self.first), steps, counts)
-        metrics: Array = torch.func.vmap(self.metric[split])(ends["weights"]).numpy()
+        metrics: Array = torch.func.vmap(self.metric[split], chunk_size=JUDGED_AT_ONCE)(ends["weights"]).numpy()
         return metrics
 
 

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
 
 from pipeline.core.capture.batches import convert
 from pipeline.core.game import DESCENT, ORDERS, Game, Rules, State, Step, Weights, advance
@@ -127,6 +128,10 @@ class Gan(Task):
             raise TaskError(
                 f"expected players without buffers, whose steps can be traced back, got {names[0]}; normalise by "
                 "layers or groups instead of batches"
+            )
+        if any(isinstance(module, _DropoutNd) and module.p for module in made.modules()):
+            raise TaskError(
+                "expected players without dropout, whose steps can be taken again as they were, got some; take it out"
             )
         return made
 

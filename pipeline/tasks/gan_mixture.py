@@ -45,12 +45,13 @@ class GanMixture(Gan):
     """
 
     latent_size = 10
+    judged_samples = 2000
 
     def __init__(
         self,
         train_size: int = 1000,
-        validation_size: int = 300,
-        query_size: int = 500,
+        validation_size: int = 1000,
+        query_size: int = 1000,
         modes: int = 5,
         junk: float = 0.0,
         bandwidth: float = 0.5,

@@ -132,9 +132,16 @@ class Normalised(GanMixture):
         return nn.Sequential(nn.Linear(10, 2), nn.BatchNorm1d(2)), nn.Linear(2, 1)
 
 
+class Dropping(GanMixture):
+    def players(self) -> tuple[nn.Module, nn.Module]:
+        return nn.Linear(10, 2), nn.Sequential(nn.Dropout(0.1), nn.Linear(2, 1))
+
+
 def test_what_cannot_be_traced_or_is_out_of_range_is_refused() -> None:
     with pytest.raises(TaskError, match="expected players without buffers"):
         Normalised(**SMALL).model()
+    with pytest.raises(TaskError, match="expected players without dropout"):
+        Dropping(**SMALL).model()
     with pytest.raises(TaskError, match="expected descent to be one of sgd, adam"):
         mixture(descent="adma")
     with pytest.raises(TaskError, match="expected rate to be a number above 0"):
