@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipeline.tasks.vader_archive import DOMAINS
+
 SOURCES = {
     "LOWLAND_VADER": "vaderSentiment-3.3.2.tar.gz (pip download --no-deps --no-binary :all: vaderSentiment==3.3.2)",
     "LOWLAND_FASHION": "the directory of Fashion-MNIST's four idx files (Debian: dataset-fashion-mnist)",
@@ -133,35 +135,38 @@ def _planted() -> list[Cell]:
     return found
 
 
+MODELS = {
+    "transformer": ("vader", {True: {"encoder": "scratch", "epochs": 15}, False: {"encoder": "scratch", "epochs": 3}}),
+    "MiniLM": (ENCODED, {True: {"hidden": 64, "epochs": 100}, False: {"hidden": 0, "epochs": 20}}),
+}
+"""What reads sentences: task, and options by which it learns by heart (True) or does not."""
+
+
 def _sentences() -> list[Cell]:
     found = []
     for labels in ("one rater", "worst of three"):
         for agreement in (0.0, 0.6):
-            shared = {"labels": labels, "agreement": agreement}
             of = f", agreement {agreement:.0%}".replace("%", " %") if agreement else ""
             for heart in (True, False):
                 small = heart == (labels == "one rater") and (agreement > 0) == (labels != "one rater")
-                models = (
-                    ("transformer", "vader", {"encoder": "scratch", "epochs": 15 if heart else 3}),
-                    ("MiniLM", ENCODED, {"hidden": 64, "epochs": 100} if heart else {"hidden": 0, "epochs": 20}),
-                )
-                for model, task, options in models:
-                    data = f"sentences, {model}{of}"
-                    hard = (model, labels, agreement, heart) == HARDEST
-                    chosen = (data, labels, heart) in CHOSEN_ON
-                    found.append(
-                        Cell(
-                            data,
-                            f"human ({labels})",
-                            heart,
-                            task,
-                            {**shared, **options},
-                            "LOWLAND_VADER",
-                            chosen,
-                            small or hard,
-                        )
-                    )
+                for model in MODELS:
+                    part = small or (model, labels, agreement, heart) == HARDEST
+                    found.append(_read(model, labels, heart, part, of, agreement=agreement))
+    for model in MODELS:
+        found += [_read(model, "critic", heart, False, ", films") for heart in (True, False)]
+    for domain in DOMAINS:
+        found += [
+            _read("MiniLM", "one rater", heart, False, f", {domain}", domains=[domain]) for heart in (True, False)
+        ]
     return found
+
+
+def _read(model: str, labels: str, heart: bool, small: bool, of: str, **options: Any) -> Cell:
+    """A cell of sentences."""
+    task, by_heart = MODELS[model]
+    data, options = f"sentences, {model}{of}", {"labels": labels, **options, **by_heart[heart]}
+    chosen = (data, labels, heart) in CHOSEN_ON
+    return Cell(data, f"human ({labels})", heart, task, options, "LOWLAND_VADER", chosen, small)
 
 
 def _cifar() -> list[Cell]:

@@ -5,7 +5,9 @@ give the label; rows whose plurality is a tie have none. So truth is an opinion 
 is ambiguous rather than wrong, and results belong beside those at agreement >= .6.
 
 Labels: "one rater": one at random. "worst of three": of three at random the first who differs from the truth, if any
-(it uses the truth to pick, as "worst" does in CIFAR-10N). "plurality": the truth itself.
+(it uses the truth to pick, as "worst" does in CIFAR-10N). "plurality": the truth itself. "critic": not a rater's but
+the critic's, of film reviews, 0 negative or 1 positive; the truth is the sign of the mean of all ratings
+(`against_critics`).
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ import numpy as np
 
 Array = np.ndarray[Any, Any]
 
-LABELLINGS = ("one rater", "worst of three", "plurality")
+CRITIC = "critic"
+LABELLINGS = ("one rater", "worst of three", "plurality", CRITIC)
 LEFT_OUT = {"one rater": 1, "worst of three": 3, "plurality": 0}
 TIE = -1
 
@@ -49,6 +52,19 @@ def opinions(ratings: Sequence[Array], labelling: str, draw: np.random.Generator
     rows = [_row(np.sign(rating) + 1, LEFT_OUT[labelling], draw) for rating in ratings]
     label, truth, agreement = zip(*rows, strict=True) if rows else ((), (), ())
     return Opinions(np.array(label, dtype=np.int64), np.array(truth, dtype=np.int64), np.array(agreement, dtype=float))
+
+
+def against_critics(ratings: Sequence[Array], label: Array) -> Opinions:
+    """What critics said, judged by the crowd: two classes, 0 negative and 1 positive.
+
+    Args:
+        ratings: N arrays of ratings, -4 to 4.
+        label: [N] of the critics.
+    """
+    means = np.array([rating.mean() for rating in ratings])
+    truth = np.where(means == 0, TIE, (means > 0).astype(np.int64))
+    agreement = [float((np.sign(rating) == np.sign(mean)).mean()) for rating, mean in zip(ratings, means, strict=True)]
+    return Opinions(np.asarray(label, dtype=np.int64), truth, np.array(agreement, dtype=float))
 
 
 def _row(classes: Array, left_out: int, draw: np.random.Generator) -> tuple[int, int, float]:

@@ -13,20 +13,22 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import DataError
+from pipeline.errors import DataError, TaskError
 from pipeline.tasks.base import Row, Shown
 from pipeline.tasks.classification import Classification, LabelledRows, Splits, split_rows
-from pipeline.tasks.crowd import LABELLINGS, TIE, opinions
+from pipeline.tasks.crowd import CRITIC, LABELLINGS, TIE, against_critics, opinions
 from pipeline.tasks.minilm import FrozenEncoder, WordPieces
 from pipeline.tasks.models import TextTransformer
 from pipeline.tasks.noise import Labels, stream
 from pipeline.tasks.options import class_index, one_of, share, whole
 from pipeline.tasks.training import Recipe, fit
-from pipeline.tasks.vader_archive import DOMAINS, read_archive
+from pipeline.tasks.vader_archive import DOMAINS, critics, read_archive
 from pipeline.tasks.words import Vocabulary
 
 POSITIONS = 48
 ENCODERS = ("scratch", "minilm")
+CRITICISED = "movie"
+"""The domain that critics judged."""
 
 
 class Sentence(tuple[Tensor, int | None]):
@@ -61,8 +63,9 @@ class Vader(Classification):
 
     Options:
         path: hutto_ICWSM_2014.tar.gz, or the source distribution vaderSentiment-3.3.2.tar.gz.
-        labels: "one rater" (the default), "worst of three" or "plurality" (no noise); see `pipeline.tasks.crowd`.
-        domains: which of tweets, movie, amazon, nyt; all of them by default.
+        labels: "one rater" (the default), "worst of three", "plurality" (no noise), or "critic": of film reviews alone,
+            negative or positive, judged by the crowd; see `pipeline.tasks.crowd`.
+        domains: which of tweets, movie, amazon, nyt; all of them by default, for critics movie.
         agreement: only rows on which at least this share of the raters agrees; 0: all but ties.
         train_size, validation_size, query_size: rows of each split, drawn by one seeded permutation; query_size null:
             all that is left.
@@ -93,7 +96,7 @@ class Vader(Classification):
         self._path = None if path is None else Path(path)
         self._encoder, self._hidden = one_of("encoder", encoder, ENCODERS), whole("hidden", hidden, 0)
         labelling = one_of("labels", labels, LABELLINGS)
-        chosen = [one_of("domains", domain, tuple(DOMAINS)) for domain in domains or DOMAINS]
+        chosen = _domains(domains, labelling)
         texts, given, truth = _rows(
             self._path, chosen, labelling, share("agreement", agreement), whole("seed", seed, 0)
         )
@@ -110,7 +113,8 @@ class Vader(Classification):
             self._tokenised(texts, part, source) for part, source in zip(parts, (given, truth, truth), strict=True)
         )
         splits = Splits(train, validation, query, truth[parts[0]])
-        super().__init__(splits, ("negative", "neutral", "positive"), _recipe(encoder, epochs))
+        classes = ("negative", "positive") if labelling == CRITIC else ("negative", "neutral", "positive")
+        super().__init__(splits, classes, _recipe(encoder, epochs))
 
     def _tokenised(self, texts: list[str], part: Labels, labels: Labels) -> SentenceRows:
         own = [texts[i] for i in part]
@@ -156,6 +160,21 @@ class Vader(Classification):
         return Sentence.of(self._words.encode(text), class_index(label, self.classes), text)
 
 
+def _domains(domains: list[str] | None, labelling: str) -> list[str]:
+    """Those that are asked for.
+
+    Raises:
+        TaskError: critics of what is no film.
+    """
+    usual = [CRITICISED] if labelling == CRITIC else list(DOMAINS)
+    chosen = [one_of("domains", domain, tuple(DOMAINS)) for domain in domains or usual]
+    if labelling == CRITIC and set(chosen) != {CRITICISED}:
+        raise TaskError(
+            f"expected domains to be {CRITICISED} for the labels of critics, got {', '.join(chosen)}; leave them out"
+        )
+    return chosen
+
+
 def _rows(
     path: Path | None, domains: list[str], labelling: str, agreement: float, seed: int
 ) -> tuple[list[str], Labels, Labels]:
@@ -165,7 +184,11 @@ def _rows(
     for domain in dict.fromkeys(domains):
         rated = read_archive(path, domain)
         # a stream for each domain: choosing domains does not change what a rater said
-        said = opinions([row.ratings for row in rated], labelling, stream(seed, f"raters of {domain}"))
+        ratings = [row.ratings for row in rated]
+        if labelling == CRITIC:
+            said = against_critics(ratings, critics(rated))
+        else:
+            said = opinions(ratings, labelling, stream(seed, f"raters of {domain}"))
         keep = np.flatnonzero((said.truth != TIE) & (said.agreement >= agreement))
         texts += [rated[i].text for i in keep]
         given.append(said.label[keep])

@@ -259,6 +259,36 @@ def test_labellings(archive: Path, labels: str, most: float) -> None:
     assert wrong == 0 if most == 0 else 0 < wrong < most
 
 
+def test_critics_are_judged_by_the_sign_of_the_crowd(tmp_path: Path) -> None:
+    said = {
+        "4": [2, -1, 3, 1],
+        "5152": [-3, -2, 1, -1],
+        "5153": [1, 1, 2, 2],
+        "5154": [1, -1, 2, -2],
+        "9000": [-1, -2, -1, -2],
+    }
+    texts = "\n".join(f"{key}\t0\tfilm {key}" for key in said)
+    ratings = "\n".join(f"{key}\t0\t1\t{values}" for key, values in said.items())
+    stem = "movieReviewSnippets"
+    file = write_ratings(tmp_path / "a.tar.gz", **{f"{stem}_GroundTruth": texts.encode(),
+                                                  f"{stem}_anonDataRatings": ratings.encode()})  # fmt: skip
+    task = Vader(file, labels="critic", train_size=2, validation_size=1, query_size=1)
+    assert task.classes == ("negative", "positive")
+    found = {}
+    rows = task.train_rows()
+    for i in range(2):
+        found[rows[i].text] = (task.labels[i], int(task.true_labels[i]))
+    wanted = {"film 4": (1, 1), "film 5152": (1, 0), "film 5153": (0, 1), "film 9000": (0, 0)}  # a tie is left out
+    assert found.items() <= wanted.items()
+    validation = task.validation_rows()[0]
+    assert validation[1] == wanted[validation.text][1]
+
+
+def test_critics_need_numbered_reviews(archive: Path) -> None:
+    with pytest.raises(DataError, match=r"^expected film reviews numbered from 1, got '1_0'; run `pip download"):
+        vader(archive, labels="critic")
+
+
 def test_texts_are_read_from_files(archive: Path, tmp_path: Path) -> None:
     task = vader(archive)
     (tmp_path / "x.txt").write_text("It's lovely.\n")
@@ -281,11 +311,15 @@ def test_texts_are_read_from_files(archive: Path, tmp_path: Path) -> None:
     [
         (
             {"labels": "one rate"},
-            r"^expected labels to be one of one rater, worst of three, plurality, got 'one rate'; did you mean",
+            r"^expected labels to be one of one rater, worst of three, plurality, critic, got 'one rate'; did you mean",
         ),
         (
             {"domains": ["film"]},
             r"^expected domains to be one of tweets, movie, amazon, nyt, got 'film'; choose one of these$",
+        ),
+        (
+            {"labels": "critic", "domains": ["movie", "nyt"]},
+            r"^expected domains to be movie for the labels of critics, got movie, nyt; leave them out$",
         ),
         ({"encoder": "bert"}, r"^expected encoder to be one of scratch, minilm, got 'bert'"),
         ({"agreement": 60}, r"^expected agreement to be a number from 0 to 1, got 60"),
