@@ -26,8 +26,9 @@ import numpy as np
 import yaml
 
 from benchmarks.evidence_cells import CELLS, ENCODED, SOURCES, Cell
+from benchmarks.evidence_run import PLAIN
 from benchmarks.evidence_sentences import encode
-from benchmarks.evidence_tables import MEASURES, Figures, rows_of
+from benchmarks.evidence_tables import MEASURES, Figures, at_plain, rows_of
 from benchmarks.tables import keep
 from benchmarks.workflow import FINISHED, RUNS
 from pipeline.config import read_yaml
@@ -86,6 +87,10 @@ class Run:
             "scores": {"estimators": list(ESTIMATORS)},
         }
 
+    @property
+    def _plain(self) -> Path:
+        return self.directory.with_name(self.directory.name + PLAIN)
+
     def _features(self) -> Path:
         return self.directory.parent / "features" / f"{self.cell.slug}-{self.seed}.npz"
 
@@ -109,7 +114,7 @@ class Run:
     def made(self) -> bool:
         """Whether the evaluation is there and is that of this configuration."""
         finished, wanted = self.directory / FINISHED, self.config()
-        if not finished.is_file():
+        if not finished.is_file() or not Layout(self._plain).evaluation("mislabel").is_file():
             return False
         ran = read_yaml(finished)
         same = ran["seed"] == wanted["seed"] and ran["task"]["options"] == wanted["task"]["options"]
@@ -117,15 +122,15 @@ class Run:
         return bool(same and all(ran[part] == wanted[part] for part in ("checkpoints", "scores")))
 
     def figures(self) -> Figures:
-        """What its evaluation says, measure by measure."""
-        layout = Layout(self.directory)
-        return {
-            measure: {
-                (row["method"], row["checkpoint"]): float(row[column])
-                for row in open_artefact(layout.evaluation(table), "evaluation").record["rows"]
-            }
-            for measure, table, column in MEASURES
-        }
+        """What its evaluation says, measure by measure; with what the run at the plain minimum adds."""
+        found: Figures = {}
+        for measure, table, column in MEASURES:
+            flat, plain = (
+                {(row["method"], _checkpoint(row["checkpoint"])): float(row[column]) for row in _rows(directory, table)}
+                for directory in (self.directory, self._plain)
+            )
+            found[measure] = flat | at_plain(plain)
+        return found
 
     def learnt(self) -> float:
         """Share of the wrong labels that the trained model says itself."""
@@ -164,6 +169,16 @@ def main(full: bool = False, table_only: bool = False) -> None:
         runs=[_raw(run) for run in made],
     )
     print("\n".join(f"not run: {name}" for name in missing))
+
+
+def _rows(directory: Path, table: str) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = open_artefact(Layout(directory).evaluation(table), "evaluation").record["rows"]
+    return rows
+
+
+def _checkpoint(name: str) -> str:
+    """A checkpoint by a name that is the same in all cells, however many epochs they have."""
+    return "epochs" if "epoch-" in name else name
 
 
 def _thirds(epochs: int) -> list[int]:

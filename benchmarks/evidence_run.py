@@ -1,4 +1,7 @@
-"""`python -m benchmarks.evidence_run FILE SETTING SLUG`: one run of the evidence, all its stages in this process."""
+"""`python -m benchmarks.evidence_run FILE SETTING SLUG`: one run of the evidence, all its stages in this process.
+
+Beside it, under SLUG and `PLAIN`, stands the same from `flatten` on at a plain minimum of the validation loss (VM).
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,17 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from benchmarks.stages import Run, Stage, captured, further, scored
 from benchmarks.workflow import FINISHED
-from pipeline.config import Config, read_yaml
+from pipeline import config as settings
+from pipeline.config import Config
 from pipeline.shards import Plan
 
 SPLITS = ("train", "validation")
+PLAIN = "-vm"
+"""Follows the name of a run that is not flattened."""
 
 
 def stages(plan: Plan, config: Config) -> Iterator[Stage]:
@@ -23,11 +30,21 @@ def stages(plan: Plan, config: Config) -> Iterator[Stage]:
     yield "evaluate", {}
 
 
+def plain(run: Run, name: str, slug: str, values: dict[str, Any]) -> None:
+    """The same trained model at a plain minimum; stages before it are taken over."""
+    shutil.copytree(run.layout.run, run.layout.run.with_name(slug + PLAIN), dirs_exist_ok=True)
+    own = settings.merge(values, {"flatten": {"method": "plain"}, "scores": {"estimators": ["w"]}})
+    at_plain = Run(name, slug + PLAIN, own)
+    at_plain.make([*captured(at_plain.plan, SPLITS), *scored(at_plain.plan), ("evaluate", {})])
+
+
 def main() -> None:
-    """Run it, or what of it was not done; its configuration beside it says that all was."""
+    """Run both, or what of them was not done; the configuration beside the first says that all was."""
     file, setting, slug = sys.argv[1:]
-    run = Run(f"evidence/{setting}", slug, read_yaml(Path(file)))
+    name, values = f"evidence/{setting}", settings.read_yaml(Path(file))
+    run = Run(name, slug, values)
     run.make(stages(run.plan, run.config))
+    plain(run, name, slug, values)
     shutil.copyfile(file, run.layout.run / FINISHED)
 
 

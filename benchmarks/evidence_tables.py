@@ -25,7 +25,17 @@ MEASURES = (
 
 DEFAULT = POSTERIOR.title
 SECOND_ORDER = (METHODS["s"].title, METHODS["w"].title)
+LOSS = METHODS["loss_flat"].title
 FIRST_ORDER = tuple(METHODS[name].title for name in ("classical", "tracin", "datainf"))
+
+
+def at_plain(values: dict[Method, float]) -> dict[Method, float]:
+    """Of the figures of a run at a plain minimum, those of FVM, which is VM there, and of the loss."""
+    return {
+        (name.replace("FVM", "VM"), "plain"): value
+        for (name, checkpoint), value in values.items()
+        if checkpoint == "flat" and (name.startswith("FVM") or name == LOSS)
+    }
 
 
 def rows_of(cells: dict[Cell, list[Figures]], learnt: dict[Cell, float]) -> list[dict[str, Any]]:
@@ -75,9 +85,10 @@ def _measured(measure: str, methods: list[Method], cell: Cell, runs: list[Figure
 
 
 def _orders(cell: Cell, runs: list[Figures]) -> list[dict[str, Any]]:
-    """AUC of second-order minus first-order methods, and W minus S, paired by seed, with the standard error."""
+    """AUC of second order minus first, FVM minus VM, and W minus S, paired by seed, with standard errors."""
     by_name = [{method: value for (method, _), value in run["AUC"].items()} for run in runs]
-    pairs = [*product(SECOND_ORDER, FIRST_ORDER), (SECOND_ORDER[1], SECOND_ORDER[0])]
+    plain = [name.replace("FVM", "VM") for name in SECOND_ORDER]
+    pairs = [*product((*SECOND_ORDER, *plain), FIRST_ORDER), *zip(SECOND_ORDER, plain, strict=True), SECOND_ORDER[::-1]]
     rows = []
     for one, other in pairs:
         if one not in by_name[0] or other not in by_name[0]:

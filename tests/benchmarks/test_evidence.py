@@ -13,8 +13,10 @@ from benchmarks import evidence
 from benchmarks.evidence import Run
 from benchmarks.evidence_cells import CELLS, CHOSEN_ON, ENCODED, SMALL_PLANTED
 from benchmarks.evidence_sentences import SPLITS, Encoded
-from benchmarks.evidence_tables import DEFAULT, rows_of
+from benchmarks.evidence_run import PLAIN
+from benchmarks.evidence_tables import DEFAULT, at_plain, rows_of
 from benchmarks.workflow import FINISHED
+from pipeline.storage.layout import Layout
 from pipeline.tasks.names import BUILT_IN
 
 OURS, LOSS, S, OLD = (
@@ -64,9 +66,19 @@ def test_a_run_of_other_options_does_not_count(monkeypatch: pytest.MonkeyPatch, 
     assert not run.made()
     run.directory.mkdir(parents=True)
     config = run.config()
+    (run.directory / FINISHED).write_text(f"{config}")
+    assert not run.made()  # the plain minimum is missing
+    plain = Layout(run.directory.with_name(run.directory.name + PLAIN)).evaluation("mislabel")
+    plain.parent.mkdir(parents=True)
+    plain.write_text("")
     for seed, made in ((0, True), (1, False)):
         (run.directory / FINISHED).write_text(f"{ {**config, 'seed': seed} }")
         assert run.made() == made
+
+
+def test_at_a_plain_minimum_fvm_is_vm() -> None:
+    found = at_plain({S: 0.7, LOSS: 0.8, OURS: 0.9, OLD: 0.6, ("loss", "trained"): 0.5})
+    assert found == {("VM, set level (S)", "plain"): 0.7, ("loss", "plain"): 0.8}
 
 
 def test_a_failed_run_leaves_no_table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
