@@ -12,8 +12,8 @@ import pytest
 from benchmarks import evidence
 from benchmarks.evidence import Run
 from benchmarks.evidence_cells import CELLS, CHOSEN_ON, ENCODED, SMALL_PLANTED
-from benchmarks.evidence_sentences import SPLITS, Encoded
 from benchmarks.evidence_run import PLAIN
+from benchmarks.evidence_sentences import SPLITS, Encoded
 from benchmarks.evidence_tables import DEFAULT, at_plain, rows_of
 from benchmarks.workflow import FINISHED
 from pipeline.storage.layout import Layout
