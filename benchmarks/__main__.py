@@ -14,7 +14,7 @@ ALL = {
     "index": "kinds of indexes up to a million rows: time, size, latency, recall (an hour, 10 GB of memory and disk)",
     "shard": "what a job costs beside its work, at the default size of a shard (5 minutes)",
     "incremental": "appending, retiring and compacting rows of a store of 100,000 (10 minutes)",
-    "text": "what taught a text: language models, methods and controls (TEXT_SMALL=1: one seed of fewer texts)",
+    "text": "what taught a text: language models, methods and controls (--small, 20 minutes, or --full)",
     "pbrf": "influence against the proximal Bregman response and leave-one-out, term by term (10 minutes)",
     "lds": "which scores predict models on random halves of digits (--small, 3 minutes, or --full)",
     "cleansing": "test accuracy without what each score suspects, on several data (--small, 6 minutes, or --full)",
@@ -25,7 +25,7 @@ ALL = {
     "digits": "mislabel detection and relabelling on digits, four kinds of noise, three seeds (10 minutes)",
     "evidence": "the same on letters, clothes, sentences and CIFAR-N, in both regimes (--small or --full, a night)",
 }
-SIZED = ("evidence", "lds", "cleansing", "memorisation", "fine", "gan")
+SIZED = ("evidence", "lds", "cleansing", "memorisation", "text", "fine", "gan")
 """Those with a small setting and a full one."""
 KEPT = ("evidence", "gan")
 """Those that keep what they ran."""

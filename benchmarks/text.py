@@ -1,12 +1,13 @@
 """Language models: does what taught a text come from its own group? Sentence transformations, word problems, novels.
 
-The whole workflow from training on, then `lowland evaluate`: a small decoder is trained from scratch, every method that
-scores pairs ranks the train texts for each query, and the rows of the query's own group should come first. FVM is asked
-at a SAM minimum (`sam`) and at one found by plain fine-tuning (`plain`, the paper's VM). Means over the queries, then
-over the seeds; the range is that of the seeds' AUC. BM25, TF-IDF, cosine of the model's features and chance stand
-beside them.
+The stages of the workflow from training on, to the evaluation by groups: a small decoder is trained from scratch, every
+method that scores pairs ranks the train texts for each query, and the rows of the query's own group should come first.
+FVM is asked at a SAM minimum (`sam`) and at one found by plain fine-tuning (`plain`, the paper's VM). Means over the
+queries, then over the seeds; the range is that of the seeds' AUC. BM25, TF-IDF, cosine of the model's features and
+chance stand beside them.
 
-`TEXT_SMALL=1` runs one seed of fewer texts; the whole takes five seeds of the full sizes.
+`--small`, the default: one seed of fewer texts, with the strength of flattening given; `--full`: five seeds of the full
+sizes, each with its strength chosen. Runs are kept in `runs/text/`.
 Novels need Debian's r-cran-janeaustenr, or TEXT_NOVELS=DIRECTORY with a .txt file a source.
 """
 
@@ -14,29 +15,24 @@ from __future__ import annotations
 
 import os
 import statistics
-import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from benchmarks.stages import Run, captured
 from benchmarks.tables import keep
-from pipeline.storage.artefact import open_artefact
-from pipeline.storage.layout import Layout
 from pipeline.tasks.austen import files_of
 
-SMALL = bool(os.environ.get("TEXT_SMALL"))
-SEEDS = (0,) if SMALL else (0, 1, 2, 3, 4)
-OPTIONS: dict[str, dict[str, Any]] = {
-    "sentence_transformations": {"train_each": 30, "query_each": 5} if SMALL else {},
-    "word_problems": {"train_each": 30, "query_each": 5} if SMALL else {},
-    "novels": {"train_each": 100, "query_each": 10, "epochs": 4} if SMALL else {},
+SEEDS = {"small": (0,), "full": (0, 1, 2, 3, 4)}
+TASKS = ("sentence_transformations", "word_problems", "novels")
+SMALL: dict[str, dict[str, Any]] = {
+    "sentence_transformations": {"train_each": 30, "query_each": 5},
+    "word_problems": {"train_each": 30, "query_each": 5},
+    "novels": {"train_each": 100, "query_each": 10, "epochs": 4},
 }
-FLATTEN: dict[str, Any] = {"strength": 0.1, "watch": False, "steps": 150} if SMALL else {}
-"""The small setting takes the strength as given: choosing it takes most of a run."""
+FLATTEN = {"strength": 0.1, "watch": False, "steps": 150}
+"""Of the small setting: choosing the strength takes most of a run."""
+SPLITS = ("train", "validation", "query")
 MINIMA = ("sam", "plain")
 MEASURES = ("auc", "recall", "share of the best 10")
 
@@ -50,32 +46,28 @@ def novels() -> dict[str, Any] | None:
     return {"path": given} if given else {}
 
 
-def run(directory: Path, task: str, options: dict[str, Any], minimum: str, seed: int) -> list[dict[str, Any]]:
-    """One run of the workflow: the rows of its evaluation."""
-    directory.mkdir(parents=True)
-    overlay = {
+def made(task: str, options: dict[str, Any], minimum: str, seed: int, setting: str) -> list[dict[str, Any]]:
+    """One run: the rows of its evaluation."""
+    run = Run("text", f"{setting}-{task}-{seed}-{minimum}", {
         "seed": seed,
         "task": {"class": task, "options": {**options, "seed": seed}},
-        "flatten": {"method": minimum, **FLATTEN},
-    }
-    config = directory.with_suffix(".yaml")
-    config.write_text(yaml.safe_dump(overlay), encoding="utf-8")
-    command = [sys.executable, "-m", "pipeline", "run", "-c", str(config), "--workdir", str(directory)]
-    subprocess.run([*command, "--until", "retrieval"], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    found: list[dict[str, Any]] = open_artefact(Layout(directory).evaluation("retrieval"), "evaluation").record["rows"]
-    return found
+        "flatten": {"method": minimum, **(FLATTEN if setting == "small" else {})},
+    })  # fmt: skip
+    run.make([*captured(run.plan, SPLITS), ("retrieval", {})])
+    return run.table("retrieval")
 
 
-def cells(scratch: Path) -> Iterator[dict[str, Any]]:
+def cells(setting: str) -> Iterator[dict[str, Any]]:
     """A row a task, minimum, seed and method; what knows no minimum counts once."""
-    for task, options in OPTIONS.items():
+    for task in TASKS:
         place = novels() if task == "novels" else {}
         if place is None:
             print("novels: not run, for the texts are not there", flush=True)
             continue
-        for seed in SEEDS:
+        options = {**place, **(SMALL[task] if setting == "small" else {})}
+        for seed in SEEDS[setting]:
             for minimum in MINIMA:
-                for row in run(scratch / f"{task}-{seed}-{minimum}", task, {**options, **place}, minimum, seed):
+                for row in made(task, options, minimum, seed, setting):
                     at_flat = row["checkpoint"] == "flat"
                     if at_flat or minimum == MINIMA[0]:
                         yield {**row, "task": task, "seed": seed, "at": minimum if at_flat else row["checkpoint"]}
@@ -94,13 +86,12 @@ def over_seeds(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
                "AUC, range": f"{min(areas):.3f}-{max(areas):.3f}", "seeds": len(own)}  # fmt: skip
 
 
-def main() -> None:
+def main(full: bool = False) -> None:
     """Run all cells; one that fails stops the benchmark."""
-    with tempfile.TemporaryDirectory(prefix="text-") as scratch:
-        rows = list(over_seeds(list(cells(Path(scratch)))))
-    setting = "small" if SMALL else "full"
-    keep("text", f"{'TEXT_SMALL=1 ' if SMALL else ''}python -m benchmarks text", rows, by="task", setting=setting,
-         options=OPTIONS, seeds=SEEDS)  # fmt: skip
+    setting = "full" if full else "small"
+    rows = list(over_seeds(list(cells(setting))))
+    keep("text", f"python -m benchmarks text --{setting}", rows, by="task", setting=setting, options=SMALL if not full
+         else {}, seeds=SEEDS[setting])  # fmt: skip
 
 
 if __name__ == "__main__":
