@@ -18,12 +18,15 @@ AT = tuple(f"{kind}-{t}" for kind in ("epoch", "twin") for t in range(POINTS))
 class Tiny:
     """A linear softmax model 4-3 at some weights of two trainings: rows, weights, gradients."""
 
-    def __init__(self, seed=0, copies=0, train=TRAIN):
+    def __init__(self, seed=0, copies=0, poison=0, train=TRAIN):
         torch.manual_seed(seed)
         self.x = {"train": torch.randn(train, 4).double(), "validation": torch.randn(VALIDATION, 4).double()}
         self.y = {split: torch.randint(0, 3, (len(x),)) for split, x in self.x.items()}
         if copies:
             self.x["train"][:copies], self.y["train"][:copies] = self.x["validation"][0], self.y["validation"][0]
+        if poison:  # a feature that nothing else has so large, under one label
+            self.x["train"][-poison:, 3] = self.x["validation"][:2, 3] = 4.0
+            self.y["train"][-poison:] = self.y["validation"][:2] = 2
         self.weights = dict(zip(AT, self._trained(1) + self._trained(2), strict=True))
 
     def _trained(self, seed):
@@ -147,6 +150,16 @@ def test_copies_of_the_query_helped_it_more_than_other_rows(rng, seed):
     for name in AT:
         relabelled[name][:copies] *= -1  # a row that pushes the other way
     assert (FINE.fit(stores, AT).pairs(stores.rows("validation"), stores.rows("train"))[0][:copies] < 0).all()
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_poison_is_found_in_the_top_for_what_carries_its_trigger(rng, seed):
+    tiny, count = Tiny(seed, poison=6), 6
+    stores = tiny.stores(rng)
+    mu = FINE.fit(stores, AT).pairs(stores.rows("validation"), stores.rows("train"))
+    for triggered in mu[:2]:
+        assert np.isin(np.argsort(-triggered)[:9], np.arange(TRAIN - count, TRAIN)).sum() == count  # the top tenth
+    assert (mu[:2, -count:] > 0).all()
 
 
 def test_rows_that_were_never_trained_on_lie_in_the_band_of_permutations(tiny, rng):
