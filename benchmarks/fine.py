@@ -5,7 +5,7 @@ several seeds; nothing else differs between the runs. Tables:
 
 * rows: Jaccard index of the worst tenth of the train rows, over all pairs of seeds, and AUC of the wrong labels;
 * pairs: the same of the tenth that helped a query most, mean over the queries; where copies of a query stand, and
-  their signs; how many of the poisoned rows stand first for the queries with the trigger;
+  their signs; how many of the 12 poisoned rows are among the first 12, or in the tenth, for queries with the trigger;
 * null: mu of rows that were never trained on, against the band of permutations;
 * suspects: whether the columns mu and stable of `lowland suspects` say which suspects remain at other seeds.
 
@@ -44,7 +44,7 @@ FULL = Setting(seeds=8, train=900, hidden=64, epochs=120, further=3, flatten={})
 TOP = 0.1
 """Share of the rows that counts as the top."""
 RANKINGS = ("wrong", "s", *ESTIMATORS, "loss_flat", "norm_flat", "loss_trained")
-STABILITY = {"mu (fine)": ("fine", -1), "stable (fine_share)": ("fine_share", 1), "wrong (control)": ("wrong", 1),
+STABILITY = {"mu (fine)": ("fine", -1), "stable (lasting)": ("lasting", 1), "wrong (control)": ("wrong", 1),
              "loss at trained (control)": ("loss_trained", 1), "loss at flat (control)": ("loss_flat", 1)}  # fmt: skip
 
 
@@ -112,7 +112,7 @@ def of_rows(columns: list[dict[str, Array]], wrong: tuple[Array, Array]) -> list
             "score": name,
             "control": "yes" if RANKED[name].control else "",
             # shares have so few values that which rows are the first tenth is chance
-            "Jaccard": None if name == "fine_share" else spread(jaccard([top(each) for each in scores])),
+            "Jaccard": None if name == "lasting" else spread(jaccard([top(each) for each in scores])),
             "AUC": spread(auc(each[judged], positive[judged]) for each in scores),
         }
         rows.append(found)
@@ -126,7 +126,7 @@ def by_chance() -> float:
 
 def of_pairs(runs: list[dict[str, Array]], task: Planted) -> list[Row]:
     """Consistency, copies and poison of each score of pairs."""
-    rows = []
+    rows, tenth = [], round(TOP * len(task.labels or ()))
     for name in runs[0]:
         scores = [each[name] for each in runs]
         signed = METHODS[name.split(",")[0]].pairs == "signed"
@@ -137,13 +137,15 @@ def of_pairs(runs: list[dict[str, Array]], task: Planted) -> list[Row]:
             "copies positive": spread(np.mean(own > 0) for own in copies(scores, task)) if signed else None,
             "copies in the tenth": spread(np.mean(standing(each, task) >= 1 - TOP) for each in scores),
             "median standing of a copy": spread(float(np.median(standing(each, task))) for each in scores),
-            "poison found": spread(poison_found(each, task) for each in scores),
+            "poison first": spread(poison_found(each, task, POISONED) for each in scores),
+            "poison in the tenth": spread(poison_found(each, task, tenth) for each in scores),
         }
         rows.append(found)
     chance = dict.fromkeys(rows[0], "") | {"table": rows[0]["table"], "score": "chance"}
     at_random = POISONED / (len(task.labels or ()))
     return [*rows, {**chance, "Jaccard": f"{by_chance():.3f}", "copies in the tenth": f"{TOP:.3f}",
-                    "median standing of a copy": "0.500", "poison found": f"{at_random:.3f}"}]  # fmt: skip
+                    "median standing of a copy": "0.500", "poison first": f"{at_random:.3f}",
+                    "poison in the tenth": f"{TOP:.3f}"}]  # fmt: skip
 
 
 def copies(scores: list[Array], task: Planted) -> list[Array]:
@@ -156,10 +158,10 @@ def standing(scores: Array, task: Planted) -> Array:
     return np.array([np.mean(scores[q] < scores[q, i]) for q in range(COPIED) for i in task.copies_of(q)])
 
 
-def poison_found(scores: Array, task: Planted) -> float:
-    """Share of the poisoned rows among as many first ones, by the mean over the queries with the trigger."""
+def poison_found(scores: Array, task: Planted, count: int) -> float:
+    """Share of the poisoned rows among the first ones, by the mean over the queries with the trigger."""
     mean = scores[COPIED : COPIED + TRIGGERED].mean(0)
-    first = np.argsort(-mean, kind="stable")[:POISONED]
+    first = np.argsort(-mean, kind="stable")[:count]
     return float(np.isin(task.poison(), first).mean())
 
 

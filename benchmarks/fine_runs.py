@@ -25,8 +25,8 @@ Array = np.ndarray[Any, Any]
 
 HERE = Path(__file__).parent
 TASK = f"{HERE / 'fine_task.py'}:Planted"
-ESTIMATORS = ("w", "self_influence", "tracin", "classical", "trak", "cosine", "fine", "fine_max", "fine_share",
-              "fine_self")  # fmt: skip
+ESTIMATORS = ("w", "self_influence", "tracin", "classical", "trak", "cosine", "fine", "fine_max", "fine_self",
+              "lasting")  # fmt: skip
 PAIRS = (
     ("fine", None),
     ("tracin", None),

@@ -97,10 +97,10 @@ METHODS = {
                    "recorded epochs, v = g_val^T g"),
     "fine_max": Method("f-INE, over thresholds", ("twins",), "signed", None, ("validation",),
                        "the same, of largest magnitude over all thresholds: biased away from zero"),
-    "fine_share": Method("share of points that it harms at", ("twins",), "unsigned", None, ("validation",),
-                         "share of the recorded epochs of both trainings at which g_val^T g < 0"),
     "fine_self": Method("f-INE of a row on itself", ("twins",), "unsigned", None, ("validation",),
                         "mu of a step with and without the row, on its own loss"),
+    "lasting": Method("share of points among the worst", ("twins",), "unsigned", None, (),
+                      "share of the recorded epochs of two trainings at which the loss is among the largest tenth"),
     "gan_itd": Method("GAN, through the steps (ITD)", ("trained",), "signed", None, ("solved", "recorded"),
                       "d metric / d weight of the row through the recorded steps of the joint training, the metric of "
                       "the generator on the validation rows"),

@@ -29,7 +29,7 @@ COLUMN = {
 }
 """Columns of scores.parquet by which suspects can be ranked, larger being more suspicious."""
 
-STABILITY = {"fine": "mu", "fine_share": "stable"}
+STABILITY = {"fine": "mu", "lasting": "stable"}
 """Columns of scores.parquet that say whether a suspect outlasts another training, and their names beside it."""
 
 FROM_LABELS = ("wrong", "margin")

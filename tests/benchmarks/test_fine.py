@@ -45,16 +45,19 @@ def test_a_score_that_knows_copies_and_poison_has_full_marks(task, rng):
     scores[COPIED : COPIED + TRIGGERED, task.poison()] = 5
     first, chance = fine.of_pairs([{"fine": scores, "fvm": scores}] * 2, task)[::2]
     assert first["Jaccard"] == first["copies positive"] == first["copies in the tenth"] == "1.000 (1.000 to 1.000)"
-    assert first["poison found"] == "1.000 (1.000 to 1.000)" and chance["score"] == "chance"
+    assert (
+        first["poison first"] == first["poison in the tenth"] == "1.000 (1.000 to 1.000)"
+        and chance["score"] == "chance"
+    )
     none = fine.of_pairs([{"fine": -scores}] * 2, task)[0]
-    assert none["copies positive"] == none["poison found"] == "0.000 (0.000 to 0.000)"
+    assert none["copies positive"] == none["poison first"] == "0.000 (0.000 to 0.000)"
 
 
 def test_suspects_that_last_are_those_of_every_seed(rng):
     base = np.arange(100.0)
     other = base.copy()
     other[95:] = -1  # five of the ten do not last
-    columns = [{"wrong": values} | dict.fromkeys(("fine", "fine_share", "loss_trained", "loss_flat"), base)
+    columns = [{"wrong": values} | dict.fromkeys(("fine", "lasting", "loss_trained", "loss_flat"), base)
                for values in (base, other)]  # fmt: skip
     share, *found = fine.of_suspects(columns)
     assert share["value"] == "0.500 (0.500 to 0.500)"

@@ -88,7 +88,7 @@ def test_the_twin_is_another_training_kept_after_the_same_epochs(further: Path) 
 def test_stability_stands_beside_the_suspects_where_it_was_recorded(further: Path, project: Project) -> None:
     scores = scores_of(further)
     for row in ask("suspects", further, "--top", 5, "--json").rows:
-        assert row["mu"] == scores["fine"][row["row"]] and row["stable"] == scores["fine_share"][row["row"]]
+        assert row["mu"] == scores["fine"][row["row"]] and row["stable"] == scores["lasting"][row["row"]]
         assert 4 * row["stable"] in range(5)  # two epochs of two trainings
     assert "stable: share of the points" in ask("suspects", further, "--top", 2).out
     assert not {"mu", "stable"} & set(ask("suspects", project.run, "--top", 1, "--json").rows[0])

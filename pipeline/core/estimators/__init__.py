@@ -25,9 +25,10 @@ from pipeline.core.estimators.confident_learning import ConfidentLearning
 from pipeline.core.estimators.control import Loss, Norm
 from pipeline.core.estimators.datainf import DataInf
 from pipeline.core.estimators.dmin import DMin
-from pipeline.core.estimators.fine import FINE, FINEMax, FINESelf, FINEShare
+from pipeline.core.estimators.fine import FINE, FINEMax, FINESelf
 from pipeline.core.estimators.fvm import MeanOfPairs, SetLevel, SinglePoint
 from pipeline.core.estimators.gex import GEX
+from pipeline.core.estimators.lasting import Lasting
 from pipeline.core.estimators.logra import LoGra
 from pipeline.core.estimators.relatif import RelatIF
 from pipeline.core.estimators.self_influence import SelfInfluence
@@ -59,8 +60,8 @@ ESTIMATORS: dict[str, type[Estimator]] = {
     "gex": GEX,
     "fine": FINE,
     "fine_max": FINEMax,
-    "fine_share": FINEShare,
     "fine_self": FINESelf,
+    "lasting": Lasting,
     "influence": Classical,
     "fvm": SinglePoint,
     "cosine": DMin,

@@ -26,10 +26,9 @@ steps that hold i and steps that do not, since batches are drawn row by row; tha
 own, but is zero on average for rows that were never trained on, as the first is not: a step on a row that was not
 trained on would change the loss, too.
 
-    fine        mu on the mean loss of the validation rows, or of a query; signed: positive helped
-    fine_max    the same, of largest magnitude over thresholds instead of plugged in; biased away from zero
-    fine_share  share of the 2 T points, of both trainings, at which v < 0 for the mean validation loss: it harms there
-    fine_self   mu of a row on its own loss; unsigned: rows that only they themselves teach have a large one
+    fine       mu on the mean loss of the validation rows, or of a query; signed: positive helped
+    fine_max   the same, of largest magnitude over thresholds instead of plugged in; biased away from zero
+    fine_self  mu of a row on its own loss; unsigned: rows that only they themselves teach have a large one
 
 Space: codes of each checkpoint. Letters: T points, R steps of a point, q queries, n rows, K coordinates.
 """
@@ -225,16 +224,6 @@ class FINEMax(FINE):
                 present = [of + each.influence[query][part, None] for of, each in zip(absent, seen, strict=True)]
                 found[query, part] = over_thresholds(np.concatenate(present, 1), np.concatenate(absent, 1))
         return found
-
-
-@dataclass(frozen=True)
-class FINEShare(FINE):
-    """Share of the points of both trainings at which a step on the row raises the loss."""
-
-    def answered(self, asked: Array, rows: Rows) -> Array:
-        """[q, n]."""
-        harms = [part @ rows.codes(name).T < 0 for part, name in zip(self._parts(asked), self.names, strict=True)]
-        return np.asarray(np.mean(harms, 0))
 
 
 @dataclass(frozen=True)
