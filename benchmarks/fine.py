@@ -111,8 +111,7 @@ def of_rows(columns: list[dict[str, Array]], wrong: tuple[Array, Array]) -> list
             "table": "Rows: the worst tenth over seeds, and wrong labels",
             "score": name,
             "control": "yes" if RANKED[name].control else "",
-            # shares have so few values that which rows are the first tenth is chance
-            "Jaccard": None if name == "lasting" else spread(jaccard([top(each) for each in scores])),
+            "Jaccard": spread(jaccard([top(each) for each in scores])),
             "AUC": spread(auc(each[judged], positive[judged]) for each in scores),
         }
         rows.append(found)

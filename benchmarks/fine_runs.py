@@ -87,7 +87,7 @@ def run(directory: Path, setting: Setting, seed: int) -> Run:
     directory.mkdir(parents=True)
     made = Made(Layout(directory), setting.config(seed))
     further = made.config.checkpoints
-    for name in ("prepare", "train", "flatten", "folds", "trajectory", "twin"):
+    for name in ("prepare", "train", "flatten", "folds", "trajectory", "twin", "twin_flat"):
         made.stage(name)
     for number in range(1, further.seeds + 1):
         made.stage("member", checkpoint=f"seed-{number}")

@@ -29,7 +29,7 @@ class Method:
     Attributes:
         title: its name for people.
         at: checkpoints that can answer, the usual one first; or "epochs", "seeds" or
-            "twins" (epochs, and the same of the twin), all checkpoints of that kind.
+            "twins" (epochs, and the same of the twin), all checkpoints of that kind; or twin-flat, the twin's.
         rows: sign of its score of a train row, a column of scores.parquet; None where it has none.
         pairs: sign of its score of a query and a train row; None where it has none.
         reads: "curvature", "validation" (gradients of the validation rows), "candidates" (gradients under all labels),
@@ -99,8 +99,8 @@ METHODS = {
                        "the same, of largest magnitude over all thresholds: biased away from zero"),
     "fine_self": Method("f-INE of a row on itself", ("twins",), "unsigned", None, ("validation",),
                         "mu of a step with and without the row, on its own loss"),
-    "lasting": Method("share of points among the worst", ("twins",), "unsigned", None, (),
-                      "share of the recorded epochs of two trainings at which the loss is among the largest tenth"),
+    "lasting": Method("standing after another training", ("twin-flat",), "unsigned", None, (),
+                      "share of the train rows with less loss at the flat minimum of the twin"),
     "gan_itd": Method("GAN, through the steps (ITD)", ("trained",), "signed", None, ("solved", "recorded"),
                       "d metric / d weight of the row through the recorded steps of the joint training, the metric of "
                       "the generator on the validation rows"),
@@ -147,8 +147,8 @@ def paired(estimators: list[str]) -> list[tuple[str, tuple[str, ...]]]:
 
 
 def is_checkpoint(name: str) -> bool:
-    """Whether a checkpoint may have this name: trained, flat, or an epoch, a seed or a twin's epoch with its number."""
-    return name in CHECKPOINTS or re.fullmatch(r"(epoch|seed|twin)-[1-9]\d*", name) is not None
+    """Whether a checkpoint may have this name: trained, flat, twin-flat, or an epoch, seed or twin with its number."""
+    return name in (*CHECKPOINTS, "twin-flat") or re.fullmatch(r"(epoch|seed|twin)-[1-9]\d*", name) is not None
 
 
 def parse_score(text: str) -> tuple[str, str]:

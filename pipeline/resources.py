@@ -19,8 +19,8 @@ PROCESSES_MB = 1000
 ROWS_MB = 1000
 """A task's rows and its model, where the stage runs the task."""
 TASK_STAGES = (
-    "train", "flatten", "folds", "posterior", "trajectory", "twin", "member", "ensemble", "losses", "solve", "record",
-    "trace", "projection", "gradients", "candidates", "evaluate", "retrieval", "report", "retrain", "lds",
+    "train", "flatten", "folds", "posterior", "trajectory", "twin", "twin_flat", "member", "ensemble", "losses", "solve",
+    "record", "trace", "projection", "gradients", "candidates", "evaluate", "retrieval", "report", "retrain", "lds",
     "memorisation", "replay",
 )  # fmt: skip
 METHODS_AT_ONCE = 16
@@ -35,6 +35,7 @@ LIMIT_MIN = {
     "posterior": 120,
     "trajectory": 240,
     "twin": 240,
+    "twin_flat": 120,
     "member": 240,
     "ensemble": 240,
     "solve": 240,

@@ -238,7 +238,7 @@ class Config(Section):
                 )
         if "gex" in self.scores.estimators and not self.ensemble.members:
             raise ConfigError("expected ensemble.members of at least 1 for gex, got 0; set it, or take gex out")
-        twins = [name for name in self.scores.estimators if "twins" in METHODS[name].at]
+        twins = [name for name in self.scores.estimators if METHODS[name].at[0] in ("twins", "twin-flat")]
         if twins and not (self.checkpoints.twin and len(self.checkpoints.epochs) > 1):
             raise ConfigError(
                 f"expected checkpoints.twin: true and at least two checkpoints.epochs for {twins[0]}, got twin: "

@@ -44,7 +44,8 @@ class CheckpointsSection(Section):
     @property
     def further(self) -> list[str]:
         """All that are listed here."""
-        return [name for name in self.expanded(("epochs", "seeds", "twins")) if name != "trained"]
+        flat = ["twin-flat"] if self.expanded(["twins"]) else []
+        return [name for name in (*self.expanded(("epochs", "seeds", "twins")), *flat) if name != "trained"]
 
 
 class EnsembleSection(Section):

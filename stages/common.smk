@@ -79,7 +79,7 @@ def minutes(stage):
 
 
 wildcard_constraints:
-    checkpoint=r"trained|flat|epoch-\d+|seed-\d+|twin-\d+",
+    checkpoint=r"trained|flat|epoch-\d+|seed-\d+|twin-\d+|twin-flat",
     method="[a-z_]+",
     number=r"\d+",
     split="train|validation|query",

@@ -40,6 +40,29 @@ rule twin:
         "lowland stage twin {TASK} --config {params.config:q} 2>&1 | tee {log:q}"
 
 
+# A flat minimum reached from the twin: which suspects are such under another seed.
+rule twin_flat:
+    input:
+        flat="results/checkpoints/flat.json",
+        twin=[f"results/checkpoints/twin-{epoch}.json" for epoch in CONFIG.checkpoints.epochs[-1:] or [0]],
+    output:
+        manifest="results/checkpoints/twin-flat.json",
+    log:
+        "logs/twin_flat.log",
+    benchmark:
+        "benchmarks/twin_flat.tsv"
+    threads: CONFIG.compute.threads
+    resources:
+        mem_mb=memory("twin_flat"),
+        runtime=minutes("twin_flat"),
+    params:
+        config=sections("twin_flat"),
+        code=code("twin_flat"),
+        content=content("validation"),
+    shell:
+        "lowland stage twin_flat {TASK} --config {params.config:q} 2>&1 | tee {log:q}"
+
+
 rule member:
     input:
         trained="results/checkpoints/trained.json",

@@ -28,9 +28,9 @@ def suspects(run: Path, top: int, score: str | None, as_json: bool) -> None:
     more suspicious. The suggested label is the one under which S is least, margin the difference to the given one.
 
     Which suspects survive the randomness of training? Two more columns say so where the run has recorded it: stable is
-    the share of the recorded epochs, of two trainings from different seeds, at which the row is among the tenth with
-    the largest loss, and mu is f-INE's, of a training step with the row against one without, on the validation loss
-    (negative: harms). What they are worth is in docs/stability.md. To have them, put into the config
+    the share of the train rows that have less loss than the row at the flat minimum of another training, from another
+    seed, and mu is f-INE's, of a training step with the row against one without, on the validation loss (negative:
+    harms). What they are worth is in docs/stability.md. To have them, put into the config
 
     \b
       checkpoints: {epochs: [2, 5, 10, 20, 50], twin: true}   # epochs of your training
@@ -46,5 +46,5 @@ def suspects(run: Path, top: int, score: str | None, as_json: bool) -> None:
     if not score and not plan.labelled:
         header += "; the task gives no labels, so that none can be called wrong"
     if found and "stable" in found[0].stability:
-        header += "; stable: share of the points of two trainings at which the loss is large"
+        header += "; stable: share of the rows with less loss after another training"
     show([suspect.plain() for suspect in found], as_json, header)

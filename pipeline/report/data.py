@@ -129,7 +129,7 @@ class Suspect:
         loss: at the checkpoint of the score, in nats; the simple control.
         percentile: share of the training rows with a lower score, 0 to 100.
         mu: f-INE of the row on the validation rows; negative where it harms.
-        stable: share of the recorded points of two trainings at which its loss is among the largest tenth.
+        stable: share of the training rows with less loss at a flat minimum of another training.
         shown: how people see the row.
     """
 

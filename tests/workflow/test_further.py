@@ -40,6 +40,7 @@ def made_further(run: Path, config: Config) -> Layout:
     plan = Plan.load(layout.plan)
     stage(layout, config, "trajectory")
     stage(layout, config, "twin")
+    stage(layout, config, "twin_flat")
     for number in range(1, config.checkpoints.seeds + 1):
         stage(layout, config, "member", checkpoint=f"seed-{number}")
     stage(layout, config, "ensemble")
@@ -83,14 +84,19 @@ def test_the_twin_is_another_training_kept_after_the_same_epochs(further: Path) 
     for other in ("trained", "seed-1"):
         assert not any(np.array_equal(twins[1][name], value) for name, value in weights(further, other).items())
     assert open_losses(further, f"twin-{EPOCHS}").mean() < 0.5 * np.log(10)
+    flat = weights(further, "twin-flat")
+    assert not any(np.array_equal(flat[name], twins[1][name]) for name in flat)
+    validation = [losses_of(further, name, "validation").mean() for name in (f"twin-{EPOCHS}", "twin-flat")]
+    assert validation[1] < validation[0]
 
 
 def test_stability_stands_beside_the_suspects_where_it_was_recorded(further: Path, project: Project) -> None:
     scores = scores_of(further)
     for row in ask("suspects", further, "--top", 5, "--json").rows:
         assert row["mu"] == scores["fine"][row["row"]] and row["stable"] == scores["lasting"][row["row"]]
-        assert 4 * row["stable"] in range(5)  # two epochs of two trainings
-    assert "stable: share of the points" in ask("suspects", further, "--top", 2).out
+        losses = open_losses(further, "twin-flat")
+        assert row["stable"] == np.mean(losses < losses[row["row"]])
+    assert "stable: share of the rows" in ask("suspects", further, "--top", 2).out
     assert not {"mu", "stable"} & set(ask("suspects", project.run, "--top", 1, "--json").rows[0])
 
 
@@ -101,7 +107,11 @@ def test_fine_without_a_twin_is_refused(project: Project) -> None:
 
 
 def open_losses(run: Path, checkpoint: str) -> np.ndarray:
-    return open_codes(Layout(run), Plan.load(Layout(run).plan), checkpoint, "train").column("loss")
+    return losses_of(run, checkpoint, "train")
+
+
+def losses_of(run: Path, checkpoint: str, split: str) -> np.ndarray:
+    return open_codes(Layout(run), Plan.load(Layout(run).plan), checkpoint, split).column("loss")
 
 
 def test_tracin_sums_over_the_epochs_with_their_rates(further: Path) -> None:
@@ -159,8 +169,12 @@ def test_gex_without_members_is_refused(project: Project) -> None:
 def test_they_are_planned_with_all_that_is_read_of_them_and_nothing_else(project: Project, tmp_path: Path) -> None:
     config = project.changed(tmp_path, checkpoints={"epochs": [3], "seeds": 1, "twin": True})
     made = planned(project.copy_of_run(tmp_path), "-c", config)
-    new = {f"{kind}/{name}" for kind in ("checkpoints", "projection") for name in ("epoch-3", "seed-1", "twin-3")}
-    new |= {f"gradients/{name}/{shard}" for name in ("epoch-3", "seed-1", "twin-3")
+    new = {
+        f"{kind}/{name}"
+        for kind in ("checkpoints", "projection")
+        for name in ("epoch-3", "seed-1", "twin-3", "twin-flat")
+    }
+    new |= {f"gradients/{name}/{shard}" for name in ("epoch-3", "seed-1", "twin-3", "twin-flat")
             for shard in ("train/00000", "train/00001", "validation/00000", "query/00000")}  # fmt: skip
     assert made == new | {"scores/scores", "evaluation/mislabel", "report/index"}
 

@@ -1,23 +1,21 @@
-"""Lasting: at how many recorded points of two trainings is a row among the worst?
+"""Lasting: does a row stand among the worst after another training, too?
 
-    share of the epochs, of a training and of its twin from another seed, at which the loss is among the largest tenth
+    share of the train rows whose loss at `twin-flat` is less than the row's
 
-Unsigned, 0 to 1, from losses that are stored beside the gradients. It says of a suspect, whatever score it is one by,
-whether other weights and another seed find it hard, too. Lowland's own; docs/stability.md says what it is worth.
+`twin-flat` is a flat validation minimum to which the twin, the training from another seed, was taken as `trained` was
+to `flat`. Unsigned, 0 to 1, from losses that are stored beside the gradients. Suspects are ranked at `flat`: one that
+stands high here is a suspect under other random numbers, too. Lowland's own; docs/stability.md says what it is worth.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
 import numpy as np
 
 from pipeline.core.estimators.base import Array, Estimator, Rows, Stores
-
-WORST = 0.1
-"""Share of the rows that count as the worst at a point."""
 
 
 @dataclass(frozen=True)
@@ -44,19 +42,18 @@ class Losses:
 
 @dataclass(frozen=True)
 class Lasting(Estimator):
-    """Shares of points."""
+    """Standing among the losses of all train rows."""
 
-    checkpoints: tuple[str, ...]
-    cuts: tuple[float, ...]
-    """The least loss of the worst, checkpoint by checkpoint, nats."""
+    checkpoint: str
+    losses: Array = field(repr=False)
+    """Of all rows that count, ascending."""
 
     @classmethod
     def fit(cls, stores: Stores, at: Sequence[str]) -> Self:
-        """Where the worst tenth begins."""
-        losses = [stores.total("train", [each], Losses(each)).values for each in at]
-        return cls(tuple(at), tuple(float(np.sort(each)[-max(1, round(WORST * len(each)))]) for each in losses))
+        """The losses of all rows."""
+        return cls(at[0], np.sort(stores.total("train", at, Losses(at[0])).values))
 
     def rows(self, rows: Rows) -> Array:
         """[n]."""
-        pairs = zip(self.checkpoints, self.cuts, strict=True)
-        return np.asarray(np.mean([rows.column(name, "loss") >= cut for name, cut in pairs], 0))
+        below = np.searchsorted(self.losses, rows.column(self.checkpoint, "loss"), side="left")
+        return np.asarray(below / len(self.losses))
