@@ -15,19 +15,13 @@ A score that knows nothing of the model has a Jaccard index of 1: consistency is
 from __future__ import annotations
 
 import itertools
-import os
 import statistics
-import tempfile
-import time
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.fine_runs import ESTIMATORS, Run, Setting, run
+from benchmarks.fine_runs import ESTIMATORS, Setting, made
 from benchmarks.fine_task import COPIED, POISONED, TRIGGERED, Planted
 from benchmarks.tables import keep
 from pipeline.core.agreement import auc
@@ -49,34 +43,20 @@ STABILITY = {"mu (fine)": ("fine", -1), "stable (lasting)": ("lasting", 1), "wro
 
 
 def main(full: bool = False) -> None:
-    """Train from all seeds and print the tables."""
-    setting, started = FULL if full else SMALL, time.monotonic()
-    task = setting.task()
-    os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"))
-    with tempfile.TemporaryDirectory() as scratch:
-        runs = trained(Path(scratch), setting)
-        columns = [each.columns() for each in runs]
-        rows = [
-            *of_rows(columns, wrong_labels(task)),
-            *of_pairs([each.pairs() for each in runs], task),
-            *of_null([each.null() for each in runs]),
-            *of_suspects(columns),
-        ]
-    size = "full" if full else "small"
-    keep("fine", f"python -m benchmarks fine --{size}", rows, by="table", setting=setting.__dict__,
-         noise="planted", took_s=round(time.monotonic() - started))  # fmt: skip
-
-
-def trained(scratch: Path, setting: Setting) -> list[Run]:
-    """The runs of all seeds, as many at a time as there are cores."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    seeds = range(setting.seeds)
-    with ProcessPoolExecutor(min(cores, len(seeds)), mp_context=get_context("spawn")) as pool:
-        runs = []
-        for seed, made in enumerate(pool.map(run, [scratch / str(s) for s in seeds], [setting] * len(seeds), seeds)):
-            print(f"done: seed {seed}", flush=True)
-            runs.append(made)
-    return runs
+    """Train from all seeds and print the tables; what was done before is not done again."""
+    size, setting = ("full", FULL) if full else ("small", SMALL)
+    task, runs = setting.task(), []
+    for seed in range(setting.seeds):
+        runs.append(made(size, setting, seed))
+        print(f"done: seed {seed}", flush=True)
+    columns = [each.columns() for each in runs]
+    rows = [
+        *of_rows(columns, wrong_labels(task)),
+        *of_pairs([each.pairs() for each in runs], task),
+        *of_null([each.null() for each in runs]),
+        *of_suspects(columns),
+    ]
+    keep("fine", f"python -m benchmarks fine --{size}", rows, by="table", setting=setting.__dict__, noise="planted")
 
 
 def wrong_labels(task: Planted) -> tuple[Array, Array]:

@@ -8,16 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.diffusion_runs import Made
 from benchmarks.fine_task import COPIED, Planted
-from pipeline import config as settings
+from benchmarks.stages import Run, captured, further, scored
+from pipeline.config import SPLITS
 from pipeline.core.estimators.base import PairEstimator
 from pipeline.core.estimators.fine import FINE, Seen, dealt
 from pipeline.methods import METHODS
 from pipeline.shards import Plan
 from pipeline.steps.estimating import RunStores, fitted
 from pipeline.steps.job import workers_of
-from pipeline.storage.layout import Layout
 from pipeline.storage.tables import read_table
 from pipeline.tasks.load import load
 
@@ -63,12 +62,11 @@ class Setting:
         assert found.poison()[-1] == len(found.train_rows()) - 1
         return found
 
-    def config(self, seed: int) -> settings.Config:
-        """Of the run that is trained from a seed."""
-        overlay = {
+    def values(self, seed: int) -> dict[str, Any]:
+        """The configuration of the run that is trained from a seed, over the defaults."""
+        return {
             "seed": seed,
             "task": {"class": TASK, "options": self.options()},
-            "plan": {"shard_rows": 4096},
             "flatten": self.flatten,
             "sharpness": {"draws": 2, "iterations": 4, "rows": 64},
             "projection": {"dimension": 512},
@@ -79,40 +77,28 @@ class Setting:
             },
             "scores": {"estimators": list(ESTIMATORS)},
         }
-        return settings.validate(settings.merge(settings.defaults(), overlay))
 
 
-def run(directory: Path, setting: Setting, seed: int) -> Run:
-    """All stages up to the scores, in this process."""
-    directory.mkdir(parents=True)
-    made = Made(Layout(directory), setting.config(seed))
-    further = made.config.checkpoints
-    for name in ("prepare", "train", "flatten", "folds", "trajectory", "twin", "twin_flat"):
-        made.stage(name)
-    for number in range(1, further.seeds + 1):
-        made.stage("member", checkpoint=f"seed-{number}")
-    for checkpoint in ("trained", "flat", *further.further):
-        made.captured(checkpoint, curvature=checkpoint in ("trained", "flat"))
-    for shard in made.plan.splits["train"].shards:
-        made.stage("candidates", checkpoint="flat", split="train", shard=shard.name)
-    made.stage("posterior")
-    made.stage("scores")
-    return Run(made)
+def made(name: str, setting: Setting, seed: int) -> Trained:
+    """The run of a seed, all stages up to the scores."""
+    run = Run("fine", f"{name}-{seed}", setting.values(seed))
+    run.make([*captured(run.plan, SPLITS), *further(run.plan, run.config, SPLITS), *scored(run.plan)])
+    return Trained(run)
 
 
 @dataclass(frozen=True)
-class Run:
+class Trained:
     """A run that is made, and what the tables ask of it."""
 
-    made: Made
+    run: Run
 
     def stores(self) -> RunStores:
         """Its gradients."""
-        return RunStores(self.made.layout, self.made.plan, workers_of(self.made.config))
+        return RunStores(self.run.layout, self.run.plan, workers_of(self.run.config))
 
     def columns(self) -> dict[str, Array]:
         """The score table, [N] each."""
-        table = read_table(self.made.layout.scores)
+        table = read_table(self.run.layout.scores)
         return {name: np.asarray(values) for name, values in table.items() if name != "s_by_label"}
 
     def pairs(self) -> dict[str, Array]:
@@ -120,7 +106,7 @@ class Run:
         return {name: self._pair(name, checkpoint) for name, checkpoint in PAIRS} | {"fine, no auxiliary": self.alone()}
 
     def _pair(self, name: str, checkpoint: str | None) -> Array:
-        at = [checkpoint] if checkpoint else self.made.config.checkpoints.expanded(METHODS[name].at[:1])
+        at = [checkpoint] if checkpoint else self.run.config.checkpoints.expanded(METHODS[name].at[:1])
         estimator = fitted(self.stores(), name, at)
         assert isinstance(estimator, PairEstimator)
         return estimator.pairs(*self.rows(at))
@@ -133,11 +119,11 @@ class Run:
     @property
     def plan(self) -> Plan:
         """Of the run."""
-        return self.made.plan
+        return self.run.plan
 
     def fine(self) -> tuple[FINE, Any, Any]:
         """f-INE, and the rows that it reads."""
-        at = self.made.config.checkpoints.expanded(("twins",))
+        at = self.run.config.checkpoints.expanded(("twins",))
         estimator = fitted(self.stores(), "fine", at)
         assert isinstance(estimator, FINE)
         return estimator, *self.rows(at)

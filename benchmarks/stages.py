@@ -50,13 +50,13 @@ def further(plan: Plan, config: Config, splits: tuple[str, ...]) -> Iterator[Sta
     """What estimators of several checkpoints, of an ensemble, and of solvers on whole gradients read."""
     if config.checkpoints.epochs:
         yield "trajectory", {}
+        yield from (("twin", {}), ("twin_flat", {})) if config.checkpoints.twin else ()
     yield from (("member", {"checkpoint": f"seed-{n}"}) for n in range(1, config.checkpoints.seeds + 1))
-    for checkpoint in config.checkpoints.expanded(("epochs", "seeds")):
-        if checkpoint != "trained":
-            yield "projection", {"checkpoint": checkpoint}
-            for split in splits:
-                for shard in plan.splits[split].shards:
-                    yield "gradients", {"checkpoint": checkpoint, "split": split, "shard": shard.name}
+    for checkpoint in config.checkpoints.further:
+        yield "projection", {"checkpoint": checkpoint}
+        for split in splits:
+            for shard in plan.splits[split].shards:
+                yield "gradients", {"checkpoint": checkpoint, "split": split, "shard": shard.name}
     yield from (("solve", {"method": name}) for name in config.scores.estimators if name in SOLVED)
     if config.ensemble.members:
         yield from (("ensemble", {}), ("losses", {}))

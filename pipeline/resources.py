@@ -19,9 +19,9 @@ PROCESSES_MB = 1000
 ROWS_MB = 1000
 """A task's rows and its model, where the stage runs the task."""
 TASK_STAGES = (
-    "train", "flatten", "folds", "posterior", "trajectory", "twin", "twin_flat", "member", "ensemble", "losses", "solve",
-    "record", "trace", "projection", "gradients", "candidates", "evaluate", "retrieval", "report", "retrain", "lds",
-    "memorisation", "replay",
+    "train", "flatten", "folds", "posterior", "trajectory", "twin", "twin_flat", "member", "ensemble", "losses",
+    "solve", "record", "trace", "projection", "gradients", "candidates", "evaluate", "retrieval", "report",
+    "retrain", "lds", "memorisation", "replay",
 )  # fmt: skip
 METHODS_AT_ONCE = 16
 """Methods whose scores of all pairs are held together."""
