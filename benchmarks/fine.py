@@ -24,7 +24,7 @@ import numpy as np
 from benchmarks.fine_runs import ESTIMATORS, Setting, made
 from benchmarks.fine_task import COPIED, POISONED, TRIGGERED, Planted
 from benchmarks.tables import keep
-from pipeline.core.agreement import auc
+from pipeline.core.agreement import auc, ranks
 from pipeline.methods import METHODS, RANKED
 
 Array = np.ndarray[Any, Any]
@@ -38,8 +38,15 @@ FULL = Setting(seeds=8, train=900, hidden=64, epochs=120, further=3, flatten={})
 TOP = 0.1
 """Share of the rows that counts as the top."""
 RANKINGS = ("wrong", "s", *ESTIMATORS, "loss_flat", "norm_flat", "loss_trained")
-STABILITY = {"mu (fine)": ("fine", -1), "stable (lasting)": ("lasting", 1), "wrong (control)": ("wrong", 1),
-             "loss at trained (control)": ("loss_trained", 1), "loss at flat (control)": ("loss_flat", 1)}  # fmt: skip
+STABILITY = {
+    "mu (fine)": (("fine", -1),),
+    "stable (lasting)": (("lasting", 1),),
+    "wrong (control)": (("wrong", 1),),
+    "wrong and stable, ranks added": (("wrong", 1), ("lasting", 1)),
+    "loss at trained (control)": (("loss_trained", 1),),
+    "loss at flat (control)": (("loss_flat", 1),),
+}
+"""What might tell the suspects that last: columns, and the sign that makes larger ones last."""
 
 
 def main(full: bool = False) -> None:
@@ -165,8 +172,11 @@ def of_suspects(columns: list[dict[str, Array]]) -> list[Row]:
     table = "Suspects by `wrong`: who is one at every seed?"
     lasts = spread(np.mean(lasting) for _, _, lasting in tasks)
     rows = [{"table": table, "figure": "share of the suspects that are", "value": lasts}]
-    for words, (name, sign) in STABILITY.items():
-        found = [auc(sign * values[name].astype(float)[suspects], lasting) for values, suspects, lasting in tasks]
+    for words, parts in STABILITY.items():
+        found = [
+            auc(sum(ranks(sign * values[name].astype(float)[suspects]) for name, sign in parts), lasting)
+            for values, suspects, lasting in tasks
+        ]
         known = [value for value in found if value == value]  # of seeds with both kinds of suspects
         rows.append({"table": table, "figure": f"AUC of {words}", "value": spread(known) if known else None})
     return rows

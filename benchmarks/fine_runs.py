@@ -67,6 +67,7 @@ class Setting:
         return {
             "seed": seed,
             "task": {"class": TASK, "options": self.options()},
+            "compute": {"memory_mb": 4096},
             "flatten": self.flatten,
             "sharpness": {"draws": 2, "iterations": 4, "rows": 64},
             "projection": {"dimension": 512},
