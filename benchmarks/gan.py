@@ -3,7 +3,7 @@
 Two tasks, each as it is and with a tenth of junk among its train rows: a mixture of five Gaussians in the plane, judged
 by the log-likelihood of held-out rows; and digits, judged by the logarithm of an Inception score. A row of the table is
 a score. `tau N`: Kendall's correlation with what the metric loses when the last N epochs are replayed without a row.
-`replay`: what the metric on test rows gains when the last ten epochs are replayed without the worst tenth, over random
+`replay N`: what the metric on test rows gains when the last N epochs are replayed without the worst tenth, over random
 tenths. `retrained`: the same of two trainings a run from other seeds, over as many random rows, paired by seed. Means
 over the runs, with standard errors over them (of one run, none), and the share of runs in which there is a gain.
 `whole training`: one run of the mixture, replayed from its first step on. 500 train rows, batches of 100.
@@ -122,8 +122,8 @@ def rows_of(cell: Cell, tables: list[dict[str, list[Row]]]) -> list[Row]:
         row: Row = {"data": cell.name, "score": METHODS[name].title, "control": METHODS[name].control}
         row |= {f"tau {epochs}": statistics.mean(each[epochs]["kendall"] for each in replays) for epochs in horizons}
         row["least tau"] = min(each[epochs]["kendall"] for each in replays for epochs in horizons)
-        last = max(epochs for epochs in horizons if epochs <= max(HORIZONS))
-        row |= _gains("replay", [each[last]["gain"] for each in replays])
+        for epochs in (min(HORIZONS), max(HORIZONS)):
+            row |= _gains(f"replay {epochs}", [each[epochs]["gain"] for each in replays])
         if cell.retrained:
             row |= _gains("retrained", [
                 each["over_control"] for table in tables for each in table["retraining-cleansing"]
@@ -154,7 +154,8 @@ def main(full: bool = False, table_only: bool = False) -> None:
             tables = run(cell, seed, table_only)
             found[cell] += [] if tables is None else [tables]
     rows = [row for cell, tables in found.items() if tables for row in rows_of(cell, tables)]
-    keep("gan", f"python -m benchmarks gan --{setting}", rows, by="data", setting=setting)
+    command = f"python -m benchmarks gan --{setting}{' --table' if table_only else ''}"
+    keep("gan", command, rows, by="data", setting=setting)
 
 
 if __name__ == "__main__":
