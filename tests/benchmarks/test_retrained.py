@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from benchmarks import cleansing, lds, stages
-from benchmarks.evidence_cells import CELLS
 
 VALUES: dict[str, Any] = {
     "task": {"class": "digits", "options": {"train_size": 20, "validation_size": 10, "query_size": 5}}
@@ -82,7 +81,5 @@ def test_gains_of_one_run_have_its_error_and_of_several_that_of_their_mean() -> 
 
 
 def test_the_cells_of_cleansing_are_there_once() -> None:
-    cells = [
-        cell.data for cell in CELLS if cell.data in cleansing.DATA["full"] and cell.heart and "uniform" in cell.noise
-    ]
-    assert sorted(cells) == sorted(cleansing.DATA["full"])
+    for setting, sizes in cleansing.SIZES.items():
+        assert sorted(cell.data for cell in cleansing.cells(setting)) == sorted(sizes)
