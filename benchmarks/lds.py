@@ -5,6 +5,8 @@ codec are the defaults, the flat minimum is that of SAM with rho .2; every score
 the loss and the margin; the ceiling is what one retrained model a half reaches as prediction of the mean of the others.
 Every score stands beside the simple controls. `--small`, the default: training of 60 epochs, one seed, whose intervals
 are over queries and halves. `--full`: also 200 epochs, five seeds, with the range over them.
+
+Beside it stands, as `results/stability.*`, how far the best rows of the first of these runs agree under other dampings.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from typing import Any
 
 from benchmarks.stages import Run, captured, retrained
 from benchmarks.tables import keep
-from pipeline.config import SPLITS
+from pipeline.config import CHECKPOINTS, SPLITS
 
 SUBSETS, MODELS, QUERIES = 40, 3, 300
 SETTINGS = {"small": ((60,), (0,)), "full": ((60, 200), (0, 1, 2, 3, 4))}
@@ -25,8 +27,8 @@ KEYS, MARKS = ("method", "checkpoint"), ("signed", "control")
 Row = dict[str, Any]
 
 
-def table(setting: str, epochs: int, seed: int) -> list[Row]:
-    """Of one run."""
+def made(setting: str, epochs: int, seed: int) -> Run:
+    """One run."""
     run = Run("lds", f"{setting}-{epochs}-{seed}", {
         "seed": seed,
         "task": {"class": "digits", "options": {"noise": "none", "hidden": [40], "epochs": epochs,
@@ -36,9 +38,10 @@ def table(setting: str, epochs: int, seed: int) -> list[Row]:
         "retrain": {"lds_subsets": SUBSETS, "lds_seeds": MODELS},
     })  # fmt: skip
     stages = [*captured(run.plan, SPLITS), *retrained(run.config, "half"), ("lds", {"set_name": "half"})]
-    run.make(stages)
+    vectors = [("vectors", {"checkpoint": checkpoint, "split": "query"}) for checkpoint in CHECKPOINTS]
+    run.make([*stages, *vectors, ("stability", {})])
     print(f"done: {epochs} epochs, seed {seed}", flush=True)
-    return run.table("lds-half")
+    return run
 
 
 def rows_of(epochs: int, tables: list[list[Row]]) -> list[Row]:
@@ -58,13 +61,13 @@ def main(full: bool = False) -> None:
     """All regimes and seeds of a setting; one that fails stops the benchmark."""
     setting = "full" if full else "small"
     regimes, seeds = SETTINGS[setting]
-    rows: list[Row] = []
-    for epochs in regimes:
-        tables = [table(setting, epochs, seed) for seed in seeds]
-        rows += rows_of(epochs, tables)
+    runs = {epochs: [made(setting, epochs, seed) for seed in seeds] for epochs in regimes}
+    rows = [row for epochs, own in runs.items() for row in rows_of(epochs, [run.table("lds-half") for run in own])]
     bounds = "range over the seeds" if len(seeds) > 1 else "bootstrapped interval of 95 %"
     keep("lds", f"python -m benchmarks lds --{setting}", rows, by="setting", setting=setting, seeds=seeds,
          subsets=SUBSETS, models_a_subset=MODELS, queries=QUERIES, low_and_high=bounds)  # fmt: skip
+    first = sorted(runs[regimes[0]][0].table("stability"), key=lambda row: str(row["answers"]))
+    keep("stability", f"python -m benchmarks lds --{setting}", first, by="answers", setting=setting)
 
 
 if __name__ == "__main__":
