@@ -34,7 +34,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.core.trust import BY_HEART, TINY, Trust, learnt, mixed, normalised, with_neighbours
+from pipeline.core.trust import BY_HEART, TINY, Trust, honesty, learnt, mixed, normalised, with_neighbours
 
 Array = np.ndarray[Any, Any]
 
@@ -242,6 +242,8 @@ def judged(rows: Rows, clean: Clean | None, neighbours: int, weight: float) -> P
     count = min(neighbours, len(given) - 1)
     asked = rows.features if count > 0 else None
     trust = BY_HEART if clean is None else _learnt(rows, clean, own, count)
+    if trust.folds < 1:
+        prior = normalised(prior**trust.folds)
     if clean is not None and rows.trained is not None:
         prior = mixed(prior, _calibrated(clean, rows.trained), trust.trained)
     if asked is not None:
@@ -265,4 +267,11 @@ def _learnt(rows: Rows, clean: Clean, own: Array, count: int) -> Trust:
         there = rows.features[:, : clean.features.shape[1]]
         said = _said(own, nearest_to(clean.features, there, count))
     agreeing = float((rows.trained.argmax(1) == rows.given).mean())
-    return learnt(clean.prior, _calibrated(clean, clean.trained), said, clean.labels, agreeing)
+    folds = honesty_of_folds(rows.prior, rows.given, clean)
+    return learnt(clean.prior, _calibrated(clean, clean.trained), said, clean.labels, agreeing, folds)
+
+
+def honesty_of_folds(prior: Array, given: Array, clean: Clean) -> float:
+    """How far P errs on train rows as it does on clean ones, 0 to 1; see `pipeline.core.trust`."""
+    agreeing = float((prior.argmax(1) == given).mean())
+    return honesty(agreeing, int((clean.prior.argmax(1) != clean.labels).sum()), len(clean.labels))

@@ -17,7 +17,13 @@ the factor that makes its loss least). Train rows are then judged with the expon
 
     of neighbours  1 - r (1 - a)        of trained  r b
 
-so that by heart it is P n alone, and without it what clean rows favour. No true train label enters.
+so that by heart it is P n alone, and without it what clean rows favour.
+
+The folds have an honesty of their own, by the same formula from P. As a rule it is near 1: the descent on clean rows
+takes back what was learnt by heart. Where it stays below `REPEATING`, P repeats the labels still and counts with this
+honesty as its exponent; and so do the features, so that neighbours are looked for among the inputs, where these are
+vectors.
+No true train label enters.
 Letters: M clean rows, C classes, N train rows.
 """
 
@@ -45,13 +51,17 @@ class Trust:
         neighbours: of what they say, 0 to 1.
         trained: of what the model at `trained` says, 0 to 1; that of the folds is 1 less this.
         honesty: r.
+        folds: of P, 0 to 1: 1, or the honesty of the folds where that is below `REPEATING`.
     """
 
     neighbours: float
     trained: float
     honesty: float
+    folds: float = 1.0
 
 
+REPEATING = 0.5
+"""Honesty of the folds below which they repeat the labels of the train rows."""
 BY_HEART = Trust(1.0, 0.0, 0.0)
 """Where nothing is known of clean rows."""
 
@@ -70,7 +80,9 @@ def honesty(agreeing: float, errors: int, rows: int) -> float:
     return min(1.0, (1 - agreeing) / ((errors + 1) / (rows + 2)))
 
 
-def learnt(prior: Array, trained: Array, said: Array | None, labels: Array, agreeing: float) -> Trust:
+def learnt(
+    prior: Array, trained: Array, said: Array | None, labels: Array, agreeing: float, folds: float = 1.0
+) -> Trust:
     """The exponents that clean rows call for.
 
     Args:
@@ -79,11 +91,12 @@ def learnt(prior: Array, trained: Array, said: Array | None, labels: Array, agre
         said: n of these rows, [M, C]; None: there are no neighbours.
         labels: [M].
         agreeing: share of the train rows whose given label `trained` says.
+        folds: the honesty of the folds.
     """
     r = honesty(agreeing, int((trained.argmax(1) != labels).sum()), len(labels))
     b = _best([mixed(prior, trained, share) for share in GRID], labels)
     a = 1.0 if said is None else _best([with_neighbours(prior, said, share) for share in GRID], labels)
-    return Trust(1 - r * (1 - a), r * b, r)
+    return Trust(1 - r * (1 - a), r * b, r, 1.0 if folds >= REPEATING else folds)
 
 
 def mixed(prior: Array, trained: Array, share: float) -> Array:

@@ -7,18 +7,29 @@ did not see it and by `trained`, which saw none of them.
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline.core.device import chosen
-from pipeline.core.posterior import Clean, Posterior, Rows, averaged, judged, search_bytes, softmax
+from pipeline.core.posterior import (
+    Clean,
+    Posterior,
+    Rows,
+    averaged,
+    honesty_of_folds,
+    judged,
+    search_bytes,
+    softmax,
+)
+from pipeline.core.trust import REPEATING
 from pipeline.steps.codes import FINITE, NOT_FINITE
 from pipeline.steps.folds import fold_splits
+from pipeline.steps.inputs import vectors
 from pipeline.steps.job import Job, Progress
-from pipeline.steps.memory import check
+from pipeline.steps.memory import MB, check
 from pipeline.steps.predictions import labels_behind, predicted
 from pipeline.steps.stores import open_arrays, retired_of
 from pipeline.steps.tasks import model_at, new_model, task_of, use_threads
@@ -46,13 +57,15 @@ def run(job: Job) -> None:
     every = _known(job, task, rows, positions, models, factor)
     finite = every.finite()
     clean = _clean(job, task, models, factor, folds.record["seed"])
+    if clean is not None and honesty_of_folds(every.prior[finite], every.given[finite], clean) < REPEATING:
+        every, clean = _by_inputs(job, rows, positions, every, clean)
     found = judged(every if finite.all() else every.at(finite), clean, section.neighbours, section.symmetric_rows)
     kept, features = positions[finite], every.features
     alone = "without neighbours, " if features is None else ""
     job.say(f"{alone}share of labels that are likely wrong: {_share(found):.3f}")
     job.say(
-        f"the model is {found.trust.honesty:.2f} as wrong on its train rows as on clean ones: exponents "
-        f"{found.trust.neighbours:.2f} of neighbours, {found.trust.trained:.2f} of trained"
+        f"the model is {found.trust.honesty:.2f} as wrong on its train rows as on clean ones: exponents of neighbours "
+        f"{found.trust.neighbours:.2f}, trained {found.trust.trained:.2f}, folds {found.trust.folds:.2f}"
     )
     identity = {
         "checkpoints": [read_manifest(job.layout.checkpoint(name)).digest for name in ("trained", "flat", "folds")],
@@ -103,6 +116,22 @@ def _clean(job: Job, task: Task, models: list[nn.Module], factor: float, seed: i
     labels = labels_behind(task, trained, rows, order, log_probabilities.shape[1])
     clean = Clean(softmax(np.concatenate(said).astype(np.float64) * factor), log_probabilities, features, labels)
     return clean if np.isfinite(clean.prior).all() and np.isfinite(clean.trained).all() else None
+
+
+def _by_inputs(job: Job, rows: RowSet, positions: Array, every: Rows, clean: Clean) -> tuple[Rows, Clean]:
+    """The same with neighbours among the inputs, where these are vectors and fit; features repeat the labels."""
+    first = rows.row(int(positions[0]))
+    value = first[0] if isinstance(first, (tuple, list)) else None
+    if every.features is None or not isinstance(value, Tensor) or not value.is_floating_point():
+        return every, clean
+    if 16 * len(positions) * value.numel() > job.config.compute.memory_mb * MB:
+        job.say("the models repeat the given labels; inputs are too large to look for neighbours among them")
+        return every, clean
+    found = vectors(rows, positions)
+    if found is None:
+        return every, clean
+    job.say("the models repeat the given labels: neighbours are those of the inputs")
+    return replace(every, features=found.astype(np.float32)), replace(clean, features=None)
 
 
 def _fold_models(job: Job, task: Task, rows: RowSet, count: int) -> list[nn.Module]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from pipeline.core.posterior import (
     Rows,
     averaged,
     channel,
+    honesty_of_folds,
     judged,
     nearest,
     nearest_to,
@@ -185,3 +187,17 @@ def test_rows_that_are_no_numbers_are_told() -> None:
     trained = np.log(prior)
     trained[1, 0] = np.nan
     assert Rows(prior, np.zeros(3, int), None, trained).finite().tolist() == [True, False, True]
+
+
+def test_folds_that_repeat_every_label_leave_it_to_the_neighbours() -> None:
+    clean, _ = clean_rows(300, 20)
+    draw = np.random.default_rng(21)
+    truth = draw.integers(0, 3, 600)
+    given = np.where(draw.random(600) < 0.3, (truth + draw.integers(1, 3, 600)) % 3, truth)
+    features = np.eye(3)[truth] * 4 + draw.normal(size=(600, 3))
+    repeats = np.eye(3)[given] * 0.98 + 0.01
+    assert honesty_of_folds(repeats, given, clean) == 0
+    rows = Rows(repeats, given, features, np.log(repeats))
+    found = judged(rows, replace(clean, features=None), 20, 50)
+    assert found.trust.folds == 0
+    assert auc(found.surprise, truth != given) > 0.95

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.core.trust import honesty, learnt, mixed, with_neighbours
+from pipeline.core.trust import REPEATING, honesty, learnt, mixed, with_neighbours
 
 PRIOR = np.array([[0.6, 0.4], [0.3, 0.7], [0.5, 0.5]])
 OTHER = np.array([[0.9, 0.1], [0.1, 0.9], [0.2, 0.8]])
@@ -47,3 +47,9 @@ def test_clean_rows_take_the_better_source_and_honesty_scales_it() -> None:
 
 def test_without_neighbours_their_exponent_says_nothing() -> None:
     assert learnt(PRIOR, OTHER, None, np.array([0, 1, 1]), agreeing=0.5).neighbours == 1.0
+
+
+def test_folds_that_repeat_the_labels_count_by_their_honesty() -> None:
+    labels = np.array([0, 1, 1])
+    assert learnt(PRIOR, OTHER, None, labels, agreeing=1.0, folds=REPEATING / 2).folds == REPEATING / 2
+    assert learnt(PRIOR, OTHER, None, labels, agreeing=1.0, folds=REPEATING).folds == 1.0
