@@ -1,9 +1,9 @@
 """Memorisation on digits by 400 models on random 70 % of the rows: wrong labels, the long tail, and what it is worth.
 
-1,000 train rows, an MLP 64-40-10, 60 epochs, 300 query rows. With a tenth of the labels flipped (planted, uniform): how
-memorisation ranks them, beside the other scores. With clean labels: the test accuracy without the memorised rows, and
-without as many random ones. `--small`, the default: one seed, errors over the five models of each kind; `--full`: five
-seeds, errors over them.
+1,000 train rows, 300 query rows. With a tenth of the labels flipped (planted, uniform), and an MLP 64-256-64-10 that
+learns them by heart in 100 epochs: how memorisation ranks them, beside the other scores. With clean labels, and an MLP
+64-40-10 of 60 epochs: the test accuracy without the memorised rows, and without as many random ones. `--small`, the
+default: one seed, errors over the five models of each kind; `--full`: five seeds, errors over them.
 """
 
 from __future__ import annotations
@@ -16,18 +16,21 @@ from benchmarks.tables import keep
 from benchmarks.workflow import evaluated, kept_rows
 
 MODELS, QUERIES = 400, 300
-NOISES = {"planted uniform 10 %": ("uniform", 0.1), "clean labels": ("none", 0.0)}
+CELLS: dict[str, dict[str, Any]] = {
+    "planted uniform 10 %": {"noise": "uniform", "noise_rate": 0.1, "hidden": [256, 64], "epochs": 100},
+    "clean labels": {"noise": "none", "noise_rate": 0.0, "hidden": [40], "epochs": 60},
+}
+"""Options of the task."""
 SEEDS = {"small": 1, "full": 5}
 
 Row = dict[str, Any]
 
 
-def config(noise: str, rate: float, seed: int) -> dict[str, Any]:
+def config(options: dict[str, Any], seed: int) -> dict[str, Any]:
     """What a run asks for beside the defaults."""
     return {
         "seed": seed,
-        "task": {"class": "digits", "options": {"noise": noise, "noise_rate": rate, "hidden": [40], "epochs": 60,
-                                                "query_size": QUERIES, "seed": seed}},
+        "task": {"class": "digits", "options": {**options, "query_size": QUERIES, "seed": seed}},
         "flatten": {"strength": 0.2, "watch": False},
         "retrain": {"members": 50, "memorisation_models": MODELS},
     }  # fmt: skip
@@ -57,10 +60,10 @@ def main(full: bool = False) -> None:
     """Both kinds of labels; a run that fails stops the benchmark."""
     setting = "full" if full else "small"
     rows: list[Row] = []
-    for labels, (noise, rate) in NOISES.items():
-        names = {seed: f"{setting}-{noise}-{seed}" for seed in range(SEEDS[setting])}
+    for labels, options in CELLS.items():
+        names = {seed: f"{setting}-{options['noise']}-{seed}" for seed in range(SEEDS[setting])}
         figures = [
-            evaluated("memorisation", name, config(noise, rate, seed), "--memorisation", "memorised")
+            evaluated("memorisation", name, config(options, seed), "--memorisation", "memorised")
             for seed, name in names.items()
         ]
         accuracies = [kept_rows("memorisation", name, "retraining-memorised") for name in names.values()]
