@@ -29,8 +29,8 @@ from benchmarks.evidence_cells import CELLS, ENCODED, SOURCES, Cell
 from benchmarks.evidence_run import PLAIN
 from benchmarks.evidence_sentences import encode
 from benchmarks.evidence_tables import MEASURES, Figures, at_plain, rows_of
+from benchmarks.stages import FINISHED, RUNS
 from benchmarks.tables import keep
-from benchmarks.workflow import FINISHED, RUNS
 from pipeline.config import read_yaml
 from pipeline.methods import METHODS, SCORED
 from pipeline.storage.artefact import open_artefact

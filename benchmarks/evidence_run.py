@@ -11,8 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.stages import Run, Stage, captured, further, scored
-from benchmarks.workflow import FINISHED
+from benchmarks.stages import FINISHED, Run, Stage, captured, further, scored
 from pipeline import config as settings
 from pipeline.config import Config
 from pipeline.shards import Plan
@@ -32,7 +31,12 @@ def stages(plan: Plan, config: Config) -> Iterator[Stage]:
 
 def plain(run: Run, name: str, slug: str, values: dict[str, Any]) -> None:
     """The same trained model at a plain minimum; stages before it are taken over."""
-    shutil.copytree(run.layout.run, run.layout.run.with_name(slug + PLAIN), dirs_exist_ok=True)
+    place = run.layout.run.with_name(slug + PLAIN)
+    if not place.exists():
+        unfinished = place.with_name(f"{place.name}.part")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        shutil.copytree(run.layout.run, unfinished)
+        unfinished.rename(place)
     own = settings.merge(values, {"flatten": {"method": "plain"}, "scores": {"estimators": ["w"]}})
     at_plain = Run(name, slug + PLAIN, own)
     at_plain.make([*captured(at_plain.plan, SPLITS), *scored(at_plain.plan), ("evaluate", {})])

@@ -24,8 +24,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.diffusion_runs import Made
+from benchmarks.stages import RUNS
 from benchmarks.tables import keep
-from benchmarks.workflow import RUNS
 from pipeline import config as settings
 from pipeline.methods import CURVATURE_SPLIT, METHODS, TRACED
 from pipeline.retrainings import blocks

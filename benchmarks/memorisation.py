@@ -12,8 +12,8 @@ import math
 import statistics
 from typing import Any
 
+from benchmarks.stages import Run, captured, retrained, scored
 from benchmarks.tables import keep
-from benchmarks.workflow import evaluated, kept_rows
 
 MODELS, QUERIES = 400, 300
 CELLS: dict[str, dict[str, Any]] = {
@@ -34,6 +34,21 @@ def config(options: dict[str, Any], seed: int) -> dict[str, Any]:
         "flatten": {"strength": 0.2, "watch": False},
         "retrain": {"members": 50, "memorisation_models": MODELS},
     }  # fmt: skip
+
+
+def made(name: str, config: dict[str, Any]) -> Run:
+    """A run, all of it done."""
+    run = Run("memorisation", name, config)
+    run.make([
+        *captured(run.plan, ("train", "validation")),
+        *scored(run.plan),
+        *retrained(run.config, "most"),
+        ("memorisation", {}),
+        *retrained(run.config, "memorised"),
+        ("retraining", {"set_name": "memorised"}),
+    ])  # fmt: skip
+    print(f"done: {name}", flush=True)
+    return run
 
 
 def rows_of(labels: str, figures: list[list[Row]], accuracies: list[list[Row]]) -> list[Row]:
@@ -61,12 +76,8 @@ def main(full: bool = False) -> None:
     setting = "full" if full else "small"
     rows: list[Row] = []
     for labels, options in CELLS.items():
-        names = {seed: f"{setting}-{options['noise']}-{seed}" for seed in range(SEEDS[setting])}
-        figures = [
-            evaluated("memorisation", name, config(options, seed), "--memorisation", "memorised")
-            for seed, name in names.items()
-        ]
-        accuracies = [kept_rows("memorisation", name, "retraining-memorised") for name in names.values()]
+        runs = [made(f"{setting}-{options['noise']}-{seed}", config(options, seed)) for seed in range(SEEDS[setting])]
+        figures, accuracies = ([run.table(name) for run in runs] for name in ("memorised", "retraining-memorised"))
         rows += rows_of(labels, figures, accuracies)
     keep("memorisation", f"python -m benchmarks memorisation --{setting}", rows, by="labels", setting=setting,
          models=MODELS, seeds=SEEDS[setting])  # fmt: skip

@@ -9,9 +9,9 @@ from __future__ import annotations
 import importlib
 import json
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
-from benchmarks.workflow import RUNS
 from pipeline import config as settings
 from pipeline.config import CURVATURE_SPLIT, Config
 from pipeline.methods import SOLVED
@@ -20,8 +20,12 @@ from pipeline.retrainings import blocks
 from pipeline.shards import Plan
 from pipeline.steps.code import digest_of
 from pipeline.steps.job import Job
-from pipeline.storage.artefact import open_artefact
+from pipeline.storage.artefact import open_artefact, write_whole
 from pipeline.storage.layout import Layout
+
+RUNS = Path(__file__).parent.parent / "runs"
+FINISHED = "finished.yaml"
+"""In the directory of a run: the configuration by which all of it was done."""
 
 Stage = tuple[str, dict[str, str]]
 """Its name, and which artefact."""
@@ -101,7 +105,7 @@ class Run:
             if done[i : i + 1] != [before]:
                 stage(self.layout, self.config, name, **where)
                 done = [*done[:i], before]
-                place.write_text(json.dumps(done), encoding="utf-8")
+                write_whole(place, json.dumps(done))
 
     def table(self, name: str) -> list[dict[str, Any]]:
         """The rows of a table of its evaluation."""

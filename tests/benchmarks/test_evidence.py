@@ -15,7 +15,7 @@ from benchmarks.evidence_cells import CELLS, CHOSEN_ON, ENCODED, SMALL_PLANTED
 from benchmarks.evidence_run import PLAIN
 from benchmarks.evidence_sentences import SPLITS, Encoded
 from benchmarks.evidence_tables import DEFAULT, at_plain, rows_of
-from benchmarks.workflow import FINISHED
+from benchmarks.stages import FINISHED
 from pipeline.storage.layout import Layout
 from pipeline.tasks.names import BUILT_IN
 
