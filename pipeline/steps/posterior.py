@@ -63,10 +63,11 @@ def run(job: Job) -> None:
     kept, features = positions[finite], every.features
     alone = "without neighbours, " if features is None else ""
     job.say(f"{alone}share of labels that are likely wrong: {_share(found):.3f}")
-    job.say(
-        f"the model is {found.trust.honesty:.2f} as wrong on its train rows as on clean ones: exponents of neighbours "
-        f"{found.trust.neighbours:.2f}, trained {found.trust.trained:.2f}, folds {found.trust.folds:.2f}"
-    )
+    if clean is not None:
+        job.say(
+            f"the model is {found.trust.honesty:.2f} as wrong on its train rows as on clean ones: exponents of "
+            f"neighbours {found.trust.neighbours:.2f}, trained {found.trust.trained:.2f}, folds {found.trust.folds:.2f}"
+        )
     identity = {
         "checkpoints": [read_manifest(job.layout.checkpoint(name)).digest for name in ("trained", "flat", "folds")],
         "content": plan.splits["train"].content,
@@ -104,7 +105,7 @@ def _known(job: Job, task: Task, rows: RowSet, positions: Array, models: list[nn
 
 
 def _clean(job: Job, task: Task, models: list[nn.Module], factor: float, seed: int) -> Clean | None:
-    """The validation rows, each as the fold says that did not see it; None where no fold held out any."""
+    """The validation rows, each as the fold says that did not see it; None: no fold held out any, or not all finite."""
     rows = row_set(task, "validation", chosen(job.config.compute.device))
     parts = [kept for _, kept in fold_splits(len(rows), len(models), seed)]
     order = [row for kept in parts for row in kept]
@@ -115,7 +116,8 @@ def _clean(job: Job, task: Task, models: list[nn.Module], factor: float, seed: i
     log_probabilities, features = predicted(task, trained, rows, order)
     labels = labels_behind(task, trained, rows, order, log_probabilities.shape[1])
     clean = Clean(softmax(np.concatenate(said).astype(np.float64) * factor), log_probabilities, features, labels)
-    return clean if np.isfinite(clean.prior).all() and np.isfinite(clean.trained).all() else None
+    known = [part for part in (clean.prior, clean.trained, clean.features) if part is not None]
+    return clean if all(np.isfinite(part).all() for part in known) else None
 
 
 def _by_inputs(job: Job, rows: RowSet, positions: Array, every: Rows, clean: Clean) -> tuple[Rows, Clean]:
@@ -124,7 +126,7 @@ def _by_inputs(job: Job, rows: RowSet, positions: Array, every: Rows, clean: Cle
     value = first[0] if isinstance(first, (tuple, list)) else None
     if every.features is None or not isinstance(value, Tensor) or not value.is_floating_point():
         return every, clean
-    if 16 * len(positions) * value.numel() > job.config.compute.memory_mb * MB:
+    if every.features.nbytes + _inputs_bytes(len(positions), value.numel()) > job.config.compute.memory_mb * MB:
         job.say("the models repeat the given labels; inputs are too large to look for neighbours among them")
         return every, clean
     found = vectors(rows, positions)
@@ -132,6 +134,11 @@ def _by_inputs(job: Job, rows: RowSet, positions: Array, every: Rows, clean: Cle
         return every, clean
     job.say("the models repeat the given labels: neighbours are those of the inputs")
     return replace(every, features=found.astype(np.float32)), replace(clean, features=None)
+
+
+def _inputs_bytes(rows: int, width: int) -> int:
+    """What inputs hold: read in float64, a row at a time and then together; then in float32, searched."""
+    return max(16 * rows * width, 4 * rows * width + search_bytes(rows, width))
 
 
 def _fold_models(job: Job, task: Task, rows: RowSet, count: int) -> list[nn.Module]:

@@ -162,6 +162,12 @@ def test_codes_are_gathered_in_the_order_asked_for(codes, rows):
         codes.gather(np.zeros(0, np.int64))
 
 
+def test_what_counts_is_worked_out_once_and_cannot_be_changed(codes):
+    assert codes.counted() is codes.counted()
+    with pytest.raises(ValueError, match="read-only"):
+        codes.counted()[0] = False
+
+
 @pytest.mark.parametrize("encoding", ["int8", "bf16", "float32"])
 def test_a_damaged_row_is_refused_when_it_is_gathered(tmp_path, rows, encoding):
     codes = code_set(tmp_path, rows, [N], encoding)

@@ -14,11 +14,11 @@ import torch
 from pipeline.errors import DataError, TaskError
 from pipeline.tasks import minilm, packaged, vader_archive
 from pipeline.tasks.checks import row_set
-from pipeline.tasks.crowd import TIE, opinions, plurality
+from pipeline.tasks.crowd import TIE, against_critics, opinions, plurality
 from pipeline.tasks.load import load
 from pipeline.tasks.models import TextTransformer
 from pipeline.tasks.sentences import Sentence, Vader
-from pipeline.tasks.vader_archive import read_archive
+from pipeline.tasks.vader_archive import critics, read_archive
 from pipeline.tasks.words import PADDING, UNKNOWN, Vocabulary, pieces
 from tests.tasks.files import tar_bytes, write_ratings
 
@@ -259,29 +259,38 @@ def test_labellings(archive: Path, labels: str, most: float) -> None:
     assert wrong == 0 if most == 0 else 0 < wrong < most
 
 
-def test_critics_are_judged_by_the_sign_of_the_crowd(tmp_path: Path) -> None:
-    said = {
-        "4": [2, -1, 3, 1],
-        "5152": [-3, -2, 1, -1],
-        "5153": [1, 1, 2, 2],
-        "5154": [1, -1, 2, -2],
-        "9000": [-1, -2, -1, -2],
-    }
-    texts = "\n".join(f"{key}\t0\tfilm {key}" for key in said)
-    ratings = "\n".join(f"{key}\t0\t1\t{values}" for key, values in said.items())
+FILMS = {
+    "4": [2, -1, 3, 1],
+    "5152": [-3, -2, 1, -1],
+    "5153": [1, 1, 2, 2],
+    "5154": [1, -1, 2, -2],
+    "9000": [-1, -2, 2, -1],
+}
+
+
+def films(file: Path) -> Path:
+    texts = "\n".join(f"{key}\t0\tfilm {key}" for key in FILMS)
+    ratings = "\n".join(f"{key}\t0\t1\t{values}" for key, values in FILMS.items())
     stem = "movieReviewSnippets"
-    file = write_ratings(tmp_path / "a.tar.gz", **{f"{stem}_GroundTruth": texts.encode(),
-                                                  f"{stem}_anonDataRatings": ratings.encode()})  # fmt: skip
-    task = Vader(file, labels="critic", train_size=2, validation_size=1, query_size=1)
+    changed = {f"{stem}_GroundTruth": texts.encode(), f"{stem}_anonDataRatings": ratings.encode()}
+    return write_ratings(file, **changed)
+
+
+def test_critics_are_judged_by_the_sign_of_the_crowd(tmp_path: Path) -> None:
+    rated = read_archive(films(tmp_path / "a.tar.gz"), "movie")
+    said = against_critics([row.ratings for row in rated], critics(rated))
+    assert said.label.tolist() == [1, 1, 0, 0, 0]
+    assert said.truth.tolist() == [1, 0, 1, TIE, 0]
+    assert said.agreement.tolist() == [0.75, 0.75, 1.0, 0.0, 0.75]
+
+
+def test_ties_of_the_crowd_are_left_out(tmp_path: Path) -> None:
+    task = Vader(films(tmp_path / "a.tar.gz"), labels="critic", train_size=2, validation_size=1, query_size=1)
     assert task.classes == ("negative", "positive")
-    found = {}
-    rows = task.train_rows()
-    for i in range(2):
-        found[rows[i].text] = (task.labels[i], int(task.true_labels[i]))
-    wanted = {"film 4": (1, 1), "film 5152": (1, 0), "film 5153": (0, 1), "film 9000": (0, 0)}  # a tie is left out
-    assert found.items() <= wanted.items()
-    validation = task.validation_rows()[0]
-    assert validation[1] == wanted[validation.text][1]
+    wanted = {"film 4": (1, 1), "film 5152": (1, 0), "film 5153": (0, 1), "film 9000": (0, 0)}
+    train, others = task.train_rows(), (task.validation_rows()[0], task.query_rows()[0])
+    assert all((task.labels[i], int(task.true_labels[i])) == wanted.pop(train[i].text) for i in range(2))
+    assert all(row[1] == wanted.pop(row.text)[1] for row in others) and not wanted
 
 
 def test_critics_need_numbered_reviews(archive: Path) -> None:
