@@ -1,9 +1,9 @@
 """Memorisation on digits by 400 models on random 70 % of the rows: wrong labels, the long tail, and what it is worth.
 
 1,000 train rows, 300 query rows. With a tenth of the labels flipped (planted, uniform), and an MLP 64-256-64-10 that
-learns most of them by heart in 100 epochs: how memorisation ranks them, beside the other scores. With clean labels, and an MLP
-64-40-10 of 60 epochs: the test accuracy without the memorised rows, and without as many random ones. `--small`, the
-default: one seed, errors over the five models of each kind; `--full`: five seeds, errors over them.
+learns most of them by heart in 100 epochs: how memorisation ranks them, beside the other scores. With clean labels, and
+an MLP 64-40-10 of 60 epochs: the test accuracy without the memorised rows, and without as many random ones. `--small`,
+the default: one seed, errors over the five models of each kind; `--full`: five seeds, errors over them.
 """
 
 from __future__ import annotations
