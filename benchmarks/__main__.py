@@ -20,12 +20,12 @@ ALL = {
     "cleansing": "test accuracy without what each score suspects, on several data (--small, 6 minutes, or --full)",
     "memorisation": "memorised digits: wrong labels, the long tail, what they are worth (--small, or --full)",
     "gan": "influence on what a GAN generates: replays and retraining (--small, 15 minutes, or --full, two hours)",
-    "diffusion": "what taught a diffusion model its samples: DMin, FVM, others and controls, retraining (20 minutes)",
+    "diffusion": "what taught a diffusion model its samples: DMin, FVM, controls, retraining (--small, or --full)",
     "fine": "does influence survive the randomness of training: f-INE and others over seeds (10 minutes)",
     "digits": "mislabel detection and relabelling on digits, four kinds of noise, three seeds (10 minutes)",
     "evidence": "the same on letters, clothes, sentences and CIFAR-N, in both regimes (--small or --full, a night)",
 }
-SIZED = ("evidence", "lds", "cleansing", "memorisation", "text", "fine", "gan")
+SIZED = ("evidence", "lds", "cleansing", "memorisation", "text", "fine", "gan", "diffusion")
 """Those with a small setting and a full one."""
 KEPT = ("evidence", "gan")
 """Those that keep what they ran."""

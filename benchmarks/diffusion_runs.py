@@ -1,24 +1,27 @@
-"""Runs of the benchmark `diffusion`: their stages in this process, their queries, their scores."""
+"""Runs of the benchmark `diffusion`: what they are asked with, their stages, their scores.
+
+A seed has a run that trains and many that take its weights and capture gradients in one way each, under
+`runs/diffusion/`. None trains again, but for those without a class.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks.stages import stage
+from benchmarks.stages import RUNS, Run, Stage
 from pipeline import config as settings
-from pipeline.config import Config
 from pipeline.core.estimators.base import PairEstimator
 from pipeline.methods import CURVATURE_SPLIT
-from pipeline.shards import Plan
-from pipeline.steps.estimating import RunStores, fitted, row_blocks
-from pipeline.steps.job import workers_of
-from pipeline.steps.tasks import task_of
-from pipeline.storage.layout import Layout
+from pipeline.steps.estimating import RunStores, fitted
+from pipeline.steps.job import Job
+from pipeline.steps.retrieval import Asked, score_pairs
+from pipeline.steps.tasks import model_at
 from pipeline.tasks.diffusion import Pictures, generated
 from pipeline.tasks.small_diffusion import SmallDiffusion, save_pictures
 
@@ -29,91 +32,100 @@ COMMON: Values = {
     "plan": {"shard_rows": 512},
     "sharpness": {"draws": 2, "iterations": 4, "rows": 16},
     "projection": {"sample_rows": 128},
+    "gradients": {"batch_rows": 32},
     "compute": {"memory_mb": 4096},
 }
 SETS = ("digits", "letters", "patterns")
+TRAIN: Stage = ("train", {})
 LEFT_OUT = ("digits 3", "letters X", "patterns rings")
 """Classes that are retrained without, one of each set."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """Sizes of a run."""
+    """Sizes of a seed's runs: images of each set to train on, epochs, width, queries of each set and kind, seed."""
 
-    train: int
-    epochs: int
-    width: int
-    queries: int
-    seed: int
+    train: int = 120
+    epochs: int = 200
+    width: int = 16
+    queries: int = 12
+    seed: int = 0
 
     def options(self, **more: Any) -> Values:
         """Of the task."""
         sizes = {"train_each": self.train, "validation_each": 30, "query_each": self.queries}
         return {**sizes, "epochs": self.epochs, "width": self.width, "seed": self.seed, **more}
 
+    @property
+    def place(self) -> str:
+        """Of its runs, below those of the benchmark."""
+        return "-".join(str(value) for value in asdict(self).values())
+
 
 @dataclass(frozen=True)
-class Made:
-    """Stages of a run, in this process: many runs without starting Python for each of their jobs."""
+class Seed:
+    """A trained model, its task, and its queries: generated samples of each set, then as many held-out images."""
 
-    layout: Layout
-    config: Config
+    setting: Setting
+    task: SmallDiffusion
+    model: torch.nn.Module
+    weights: Path
 
-    def stage(self, name: str, **where: Any) -> None:
-        """One stage, with the sections of the configuration that its rule would pass."""
-        stage(self.layout, self.config, name, **where)
+    @classmethod
+    def trained(cls, setting: Setting) -> Seed:
+        """Train the model, and write what it is asked about."""
+        first = run_of(setting, "first")
+        first.make([TRAIN])
+        model = model_at(SmallDiffusion(**setting.options()), first.layout, "trained")
+        files = write_queries(SmallDiffusion(**setting.options()), model, setting)
+        task = SmallDiffusion(**setting.options(groups="class", queries=files))
+        return cls(setting, task, model, first.layout.checkpoint("trained").resolve())
 
-    @property
-    def plan(self) -> Plan:
-        """Of the run."""
-        return Plan.load(self.layout.plan)
-
-    @property
-    def task(self) -> SmallDiffusion:
-        """Of the run."""
-        found = task_of(self.config, self.plan)
-        assert isinstance(found, SmallDiffusion)
-        return found
-
-    def captured(self, checkpoint: str, curvature: bool) -> Made:
-        """With all gradients at a checkpoint, and their curvature where it is wanted."""
-        self.stage("projection", checkpoint=checkpoint)
-        for split, rows in self.plan.splits.items():
-            for shard in rows.shards:
-                self.stage("gradients", checkpoint=checkpoint, split=split, shard=shard.name)
-        if curvature:
-            self.stage("curvature", checkpoint=checkpoint, split=CURVATURE_SPLIT[checkpoint])
-        return self
-
-    def pairs(self, name: str, checkpoint: str) -> Array:
-        """Scores of an estimator of every query and train row, [q, N]."""
-        stores = RunStores(self.layout, self.plan, workers_of(self.config))
-        estimator = fitted(stores, name, [checkpoint])
-        assert isinstance(estimator, PairEstimator)
-        (asked,) = (block for block in row_blocks(stores.sets("query", [checkpoint])))
-        queries = [piece.of([checkpoint]) for piece in asked.pieces()]
-        found = np.full((self.plan.splits["query"].rows, self.plan.splits["train"].rows), -np.inf)
-        for block in row_blocks(stores.sets("train", [checkpoint])):
-            for piece in block.pieces():
-                rows = piece.of([checkpoint])
-                for query in queries:
-                    found[np.ix_(query.positions, rows.positions)] = estimator.pairs(query, rows)
-        return found
+    def run(self, name: str, options: Values | None = None, journeys: bool = False, **sections: Any) -> Run:
+        """A run that takes the weights; with `journeys`, queries are what was foreseen on the way to a sample."""
+        queries = RUNS / "diffusion" / self.setting.place / ("journeys.npz" if journeys else "queries.npz")
+        return run_of(self.setting, name, options, self.weights, queries, **sections)
 
 
-def prepared(directory: Path, task: Values, weights: Path | None = None, **sections: Any) -> Made:
-    """A run with a plan and the weights `trained`."""
-    directory.mkdir(parents=True)
-    described = {"task": {"class": "diffusion", **task, "checkpoint": None if weights is None else str(weights)}}
-    overlay = settings.merge({**COMMON, **sections}, described)
-    made = Made(Layout(directory), settings.validate(settings.merge(settings.defaults(), overlay)))
-    made.stage("prepare")
-    made.stage("train")
-    return made
+def run_of(
+    setting: Setting,
+    name: str,
+    options: Values | None = None,
+    weights: Path | None = None,
+    queries: Path | None = None,
+    **sections: Any,
+) -> Run:
+    """A run of a seed."""
+    task: Values = {"class": "diffusion", "options": setting.options(**(options or {}))}
+    if weights is not None:
+        task |= {"checkpoint": str(weights), "data": {"queries": str(queries)}}
+    overlay = settings.merge(settings.merge(COMMON, sections), {"task": task, "seed": setting.seed})
+    return Run("diffusion", f"{setting.place}/{name}", overlay)
 
 
-def queries_of(task: SmallDiffusion, model: torch.nn.Module, setting: Setting, scratch: Path) -> tuple[Path, Path]:
-    """Generated samples of each set, then held-out images; the second file has the samples' journeys."""
+def captured(run: Run, checkpoint: str, curvature: bool) -> Iterator[Stage]:
+    """All gradients at a checkpoint, and their curvature where it is wanted."""
+    yield "projection", {"checkpoint": checkpoint}
+    for split, rows in run.plan.splits.items():
+        for shard in rows.shards:
+            yield "gradients", {"checkpoint": checkpoint, "split": split, "shard": shard.name}
+    if curvature:
+        yield "curvature", {"checkpoint": checkpoint, "split": CURVATURE_SPLIT[checkpoint]}
+
+
+def pairs(run: Run, name: str, checkpoint: str) -> Array:
+    """Scores of an estimator of every query and train row, [q, N]."""
+    job = Job("retrieval", run.layout, run.config, lambda _: None)
+    stores = RunStores(run.layout, run.plan, job.workers())
+    estimator, count = fitted(stores, name, [checkpoint]), run.plan.splits["query"].rows
+    assert isinstance(estimator, PairEstimator)
+    vectors = estimator.ask(stores.picked("query", [checkpoint], np.arange(count)))
+    (found,) = score_pairs(job, stores, [Asked(name, (checkpoint,), estimator, vectors)], count)
+    return found
+
+
+def write_queries(task: SmallDiffusion, model: torch.nn.Module, setting: Setting) -> Path:
+    """Generated samples of each set, then held-out images; beside them a file with the samples' journeys."""
     names = task._names
     labels = [name for each in SETS for name in
               wanted([name for name in names if name.startswith(each)], setting.queries)]  # fmt: skip
@@ -122,9 +134,10 @@ def queries_of(task: SmallDiffusion, model: torch.nn.Module, setting: Setting, s
     images, classes = torch.cat([made.images, held.images]), torch.cat([made.labels, held.labels])
     assert made.journey is not None
     still = held.images[:, None].expand(-1, *made.journey.shape[1:])
-    save_pictures(scratch / "queries.npz", Pictures(images, classes))
-    save_pictures(scratch / "journeys.npz", Pictures(images, classes, torch.cat([made.journey, still])))
-    return scratch / "queries.npz", scratch / "journeys.npz"
+    place = RUNS / "diffusion" / setting.place
+    save_pictures(place / "journeys.npz", Pictures(images, classes, torch.cat([made.journey, still])))
+    save_pictures(place / "queries.npz", Pictures(images, classes))
+    return place / "queries.npz"
 
 
 def wanted(names: list[str], count: int) -> list[str]:
@@ -133,14 +146,8 @@ def wanted(names: list[str], count: int) -> list[str]:
     return ([left] * 4 + [name for _ in range(count) for name in names if name != left])[:count]
 
 
-def stored(made: Made) -> float:
+def stored(run: Run) -> float:
     """Bytes of a stored train row, all of its columns."""
-    place = made.layout.gradients("trained", "train", made.plan.splits["train"].shards[0].name)
+    place = run.layout.gradients("trained", "train", run.plan.splits["train"].shards[0].name)
     size = sum(file.stat().st_size for file in place.rglob("*") if file.is_file())
-    return size / made.plan.splits["train"].shards[0].rows
-
-
-def parameters(made: Made) -> int:
-    """P, of those that are captured."""
-    model = made.task.model()
-    return sum(value.numel() for name, value in model.named_parameters() if not name.startswith("label"))
+    return size / run.plan.splits["train"].shards[0].rows

@@ -23,14 +23,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.diffusion_runs import Made
-from benchmarks.stages import RUNS
+from benchmarks.stages import RUNS, Run, captured, retrained
 from benchmarks.tables import keep
-from pipeline import config as settings
-from pipeline.methods import CURVATURE_SPLIT, METHODS, TRACED
-from pipeline.retrainings import blocks
-from pipeline.storage.artefact import open_artefact
-from pipeline.storage.layout import Layout
+from pipeline.methods import METHODS, TRACED
 
 Row = dict[str, Any]
 
@@ -73,10 +68,10 @@ CELLS = (
 
 def run(cell: Cell, seed: int, only_kept: bool) -> dict[str, list[Row]] | None:
     """The tables of a run, which is made unless they are kept; None where it is not to be."""
-    directory = RUNS / "gan" / f"{cell.name.replace(', ', '-').replace(' ', '-')}-{seed}"
+    slug = f"{cell.name.replace(', ', '-').replace(' ', '-')}-{seed}"
     made_of = {**COMMON, "seed": seed, "task": {"class": cell.task, "options": {**cell.options, "seed": seed}},
                "gan": cell.gan}  # fmt: skip
-    tables = directory.with_suffix(".json")
+    tables = RUNS / "gan" / f"{slug}.json"
     if tables.is_file():
         kept: Row = json.loads(tables.read_text(encoding="utf-8"))
         if kept["config"] == made_of:
@@ -84,33 +79,22 @@ def run(cell: Cell, seed: int, only_kept: bool) -> dict[str, list[Row]] | None:
             return found
     if only_kept:
         return None
-    shutil.rmtree(directory, ignore_errors=True)
-    directory.mkdir(parents=True)
-    made = Made(Layout(directory), settings.validate(settings.merge(settings.defaults(), made_of)))
+    made = Run("gan", slug, made_of)
     found = _computed(made, cell)
     tables.write_text(json.dumps({"config": made_of, "tables": found}), encoding="utf-8")
-    shutil.rmtree(directory)
+    shutil.rmtree(made.layout.run)
     print(f"done: {cell.name}, {seed}", file=sys.stderr, flush=True)
     return found
 
 
-def _computed(made: Made, cell: Cell) -> dict[str, list[Row]]:
-    for stage in ("prepare", "train", "flatten", "record"):
-        made.stage(stage)
-    for checkpoint, split in CURVATURE_SPLIT.items():
-        made.captured(checkpoint, curvature=split in made.plan.splits)
-    for method in TRACED:
-        made.stage("trace", method=method)
-    made.stage("scores")
-    made.stage("replay")
+def _computed(made: Run, cell: Cell) -> dict[str, list[Row]]:
+    stages = [*captured(made.plan, tuple(made.plan.splits)), ("record", {})]
+    stages += [("trace", {"method": method}) for method in TRACED]
+    stages += [("scores", {}), ("replay", {})]
     if cell.retrained:
-        for block in blocks(made.config.retrain, "cleansing"):
-            made.stage("retrain", set_name="cleansing", block=block)
-        made.stage("retraining", set_name="cleansing")
-    return {
-        table: open_artefact(made.layout.evaluation(table), "evaluation").record["rows"]
-        for table in ("replay", *(["retraining-cleansing"] if cell.retrained else []))
-    }
+        stages += [*retrained(made.config, "cleansing"), ("retraining", {"set_name": "cleansing"})]
+    made.make(stages)
+    return {table: made.table(table) for table in ("replay", *(["retraining-cleansing"] if cell.retrained else []))}
 
 
 def rows_of(cell: Cell, tables: list[dict[str, list[Row]]]) -> list[Row]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.diffusion import Truth, by_kind, means, rates
+from benchmarks.diffusion import MEASURES, Truth, by_kind, means, rates
+from benchmarks.diffusion_checks import against, confirmed
 from benchmarks.diffusion_runs import LEFT_OUT, wanted
 
 
@@ -18,18 +19,41 @@ def truth() -> Truth:
 
 def test_rates_are_shares_of_the_top_from_the_own_group(truth: Truth) -> None:
     scores = np.stack([np.arange(12, 0, -1), np.arange(12, 0, -1)]).astype(float)  # train rows in their order
-    found = rates(scores[:1], truth.part(slice(0, 1)))
+    found = rates(scores[:1], {kind: truth.own(kind)[:1] for kind in ("set", "class")})
     assert found == {"set@5": 1.0, "set@10": 0.6, "class@5": 0.6, "class@10": 0.3}
-    assert rates(scores[1:], truth.part(slice(1, 2)))["set@5"] == 0.0
+    assert rates(scores[1:], {kind: truth.own(kind)[1:] for kind in ("set", "class")})["set@5"] == 0.0
 
 
 def test_generated_and_held_out_queries_are_told_apart(truth: Truth) -> None:
     scores = np.stack([np.arange(12, 0, -1), np.arange(12, 0, -1)]).astype(float)
-    first, second = by_kind("x", scores, truth, query_ms=2.0)
+    first, second = by_kind("x", scores, truth, ms=2.0)
     assert (first["queries"], first["set@5"], second["queries"], second["set@5"]) == ("generated", 1.0, "held out", 0.0)
-    (row, other) = means([[first, second], [{**first, "set@5": 0.5}, second]])
-    assert row["set@5"] == "0.750 (0.500-1.000)" and row["ms a query, from disk"] == 2.0 and row["kB a row"] is None
-    assert other["set@5"] == "0.000 (0.000-0.000)"
+
+
+def test_seeds_are_means_with_their_range_and_may_differ_in_what_they_tried() -> None:
+    row = {"queries": "generated", **dict.fromkeys(MEASURES, 1.0)}
+    first, second, other = means([[{**row, "method": "x", "ms": 2.0}, {**row, "method": "y"}],
+                                  [{**row, "method": "x", "ms": 4.0, "set@5": 0.5}],
+                                  [{**row, "method": "x", "ms": 3.0, "queries": "held out"}]])  # fmt: skip
+    assert (first["set@5"], first["seeds"], first["ms a query, from disk"]) == ("0.750 (0.500-1.000)", 2, 3.0)
+    assert (second["method"], second["set@5"], second["seeds"], second["kB a row"]) == ("y", "1.000", 1, None)
+    assert other["queries"] == "held out"
+
+
+def test_signs_are_confirmed_where_sum_and_rise_agree() -> None:
+    rises = np.array([[1.0, -1.0, 0.2], [0.5, 0.5, 0.1]])  # two classes, three samples: of the first, first, second
+    sums = {"x": np.array([[2.0, 2.0, 0.0], [1.0, 3.0, 1.0]])}
+    found = confirmed(np.zeros(3), rises, sums, (np.array([0, 0, 1]), np.arange(3)))
+    assert found["raised"] == 2 and found["rise without the own class"] == pytest.approx(0.1 / 3)
+    assert found["without another class"] == pytest.approx((0.5 + 0.5 + 0.2) / 3)
+    assert (found["x: sign confirmed"], found["x: own class is largest"]) == (2, 2)
+    assert found["rises most without the own class"] == 1
+
+
+def test_an_index_is_judged_query_by_query() -> None:
+    same = np.array([[True, True, False], [True, False, False]])
+    found = dict(against("set", same, near=np.array([[0, 2], [1, 2]]), exact=np.array([[0, 1], [0, 1]])))
+    assert found == {"set@10, index": 0.25, "set@10, scan": 0.75, "set: better, worse": "0, 2"}
 
 
 def test_samples_are_made_of_the_classes_that_are_left_out_later() -> None:
