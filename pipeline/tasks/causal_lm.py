@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from pipeline.errors import DataError, TaskError
 from pipeline.tasks.base import Batch
-from pipeline.tasks.language import Language, Text, TextSplits
+from pipeline.tasks.language import COUNTS, Language, Text, TextSplits
 from pipeline.tasks.options import whole
 from pipeline.tasks.training import Recipe
 
@@ -59,6 +59,7 @@ class CausalLm(Language):
         train, validation, query: .jsonl files, one {"prompt", "completion", "group"} a line; only "completion" must be
             there.
         positions: T; longer texts are cut.
+        counts: what the loss counts: `completion`, given its prompt, or `text`, the prompt too.
         lora: null to attribute all parameters, or {r: 8, lora_alpha: 32, target_modules: [q_proj, v_proj]}.
         epochs, rate, batch_rows: of the training, where the config names no task.checkpoint; epochs 0: the weights as
             they are.
@@ -75,6 +76,7 @@ class CausalLm(Language):
         epochs: int = 3,
         rate: float = 3e-4,
         batch_rows: int = 8,
+        counts: str = COUNTS[0],
     ) -> None:
         """Options: see the class."""
         self._weights, self._files = Path(model), [Path(file) for file in (train, validation, query)]
@@ -84,7 +86,7 @@ class CausalLm(Language):
             whole("epochs", epochs, 0), rate=rate, optimizer="adamw", batch_rows=whole("batch_rows", batch_rows)
         )
         splits = TextSplits(*(read_texts(file) for file in self._files))
-        super().__init__(splits, tokenizer, whole("positions", positions, 2), recipe)
+        super().__init__(splits, tokenizer, whole("positions", positions, 2), recipe, counts)
 
     def model(self) -> nn.Module:
         """The pretrained model, with new LoRA factors where they are asked for."""

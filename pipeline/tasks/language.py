@@ -1,11 +1,12 @@
 """What language-model tasks have in common: texts as rows of tokens, the loss of those tokens that count.
 
-A row is a dict: `tokens` [T] int64, padded behind its end, and `counted` [T] float32, 1 where the loss looks at
-how well a token was foreseen. A text has a prompt, which is not counted, and a completion, which is, with the token
-that ends it. The loss of a row is the sum over its counted tokens t of -log p(token t | tokens before t), in nats.
+A row is a dict: `tokens` [T] int64, padded behind its end, `counted` [T] float32, 1 where the loss looks at how well a
+token was foreseen, and `prompt`, of how many tokens the prompt is. A text has a prompt and a completion, with the token
+that ends it: the loss counts the completion alone, or the whole text. The loss of a row is the sum over its counted
+tokens t of -log p(token t | tokens before t), in nats.
 
-`focus` narrows `counted` to a part of the completion, so that a query asks what taught one word. Letters: B rows of a
-batch, T positions, V words of the vocabulary, D width.
+`focus` narrows `counted` to a part of the text, so that a query asks what taught one word. Letters: B rows of a batch,
+T positions, V words of the vocabulary, D width.
 """
 
 from __future__ import annotations
@@ -21,12 +22,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from pipeline.errors import DataError
+from pipeline.errors import DataError, TaskError
 from pipeline.tasks.base import Batch, Row, Shown, Task
+from pipeline.tasks.spans import narrowed
 from pipeline.tasks.training import Recipe, fit
 from pipeline.tasks.words import frequent, pieces
 
 PADDING, UNKNOWN, START, END = range(4)
+COUNTS = ("completion", "text")
+"""What the loss counts: completions given their prompts, or texts with their prompts, as fine-tuning often does."""
 
 
 @dataclass(frozen=True)
@@ -112,9 +116,9 @@ class Words:
 class TextRows(Dataset[Row]):
     """Texts as rows."""
 
-    def __init__(self, texts: Sequence[Text], tokenizer: Tokenizer, positions: int) -> None:
+    def __init__(self, texts: Sequence[Text], tokenizer: Tokenizer, positions: int, counts: str = COUNTS[0]) -> None:
         """Texts of at most T positions with start and end; longer ones are cut at their end."""
-        self.texts, self._tokenizer, self._positions = list(texts), tokenizer, positions
+        self.texts, self._tokenizer, self._positions, self._counts = list(texts), tokenizer, positions, counts
 
     def __len__(self) -> int:
         """How many texts."""
@@ -122,11 +126,11 @@ class TextRows(Dataset[Row]):
 
     def __getitem__(self, index: int) -> Row:
         """The row `index`."""
-        return row_of(self.texts[index], self._tokenizer, self._positions)
+        return row_of(self.texts[index], self._tokenizer, self._positions, self._counts)
 
 
-def row_of(text: Text, tokenizer: Tokenizer, positions: int) -> Row:
-    """A text as a row.
+def row_of(text: Text, tokenizer: Tokenizer, positions: int, counts: str = COUNTS[0]) -> Row:
+    """A text as a row; `counts` one of COUNTS.
 
     Raises:
         DataError: nothing of the completion is left within T positions.
@@ -138,60 +142,17 @@ def row_of(text: Text, tokenizer: Tokenizer, positions: int) -> Row:
             f"expected a prompt and some of its completion within {positions} tokens, got a prompt of {len(prompt)}; "
             "shorten it or raise the option positions"
         )
-    counted = [0.0] * len(prompt) + [1.0] * (len(tokens) - len(prompt))
+    first = 1 if counts == "text" else len(prompt)  # nothing foresees the start
     padding = positions - len(tokens)
+    counted = [0.0] * first + [1.0] * (len(tokens) - first) + [0.0] * padding
     tokens += [tokenizer.padding] * padding
-    return {"tokens": torch.tensor(tokens), "counted": torch.tensor(counted + [0.0] * padding)}
+    return {"tokens": torch.tensor(tokens), "counted": torch.tensor(counted), "prompt": torch.tensor(len(prompt))}
 
 
 def token_losses(logits: Tensor, batch: Batch) -> Tensor:
     """-log p of each token after the first, [B, T - 1], zero where it is not counted; logits [B, T, V]."""
     losses = F.cross_entropy(logits[:, :-1].transpose(1, 2), batch["tokens"][:, 1:], reduction="none")
     return losses * batch["counted"][:, 1:]
-
-
-def narrowed(row: Row, part: str, pieces: Sequence[str]) -> Row:
-    """The row with only those counted tokens that make up `part`: a text of the completion, or positions "3:5" in it.
-
-    A token that holds any of the text counts; of a text that occurs several times, the first is taken.
-
-    Args:
-        row: with `counted`.
-        part: as typed.
-        pieces: the text of each of its tokens.
-
-    Raises:
-        DataError: the completion has no such part.
-    """
-    places = row["counted"].nonzero().flatten().tolist()
-    own = [pieces[place] for place in places]
-    first, colon, last = part.partition(":")
-    if colon and first.isdecimal() and last.isdecimal():
-        chosen = places[int(first) : int(last)]
-    else:
-        chosen = [place for place, (begin, end) in zip(places, _extents(own), strict=True)
-                  if _meets(begin, end, "".join(own).find(part), len(part))]  # fmt: skip
-    if not chosen:
-        raise DataError(
-            f"expected a part of the completion {''.join(own)!r}, or its tokens as 0:{len(places)}, got {part!r}; "
-            "copy the words from it"
-        )
-    counted = torch.zeros_like(row["counted"])
-    counted[chosen] = 1
-    return {**row, "counted": counted}
-
-
-def _extents(pieces: Sequence[str]) -> list[tuple[int, int]]:
-    """Where each piece begins and ends in the text that they make."""
-    extents, end = [], 0
-    for piece in pieces:
-        extents.append((end, end + len(piece)))
-        end += len(piece)
-    return extents
-
-
-def _meets(begin: int, end: int, start: int, length: int) -> bool:
-    return start >= 0 and begin < start + length and start < end
 
 
 @dataclass(frozen=True)
@@ -206,9 +167,14 @@ class TextSplits:
 class Language(Task):
     """Base of the language-model tasks; a subclass gives `model` (tokens [B, T] to logits [B, T, V]) and `sources`."""
 
-    def __init__(self, splits: TextSplits, tokenizer: Tokenizer, positions: int, recipe: Recipe) -> None:
-        """The texts, how they are read, T, and how to train."""
+    def __init__(
+        self, splits: TextSplits, tokenizer: Tokenizer, positions: int, recipe: Recipe, counts: str = COUNTS[0]
+    ) -> None:
+        """The texts, how they are read, T, how to train, and what the loss counts, one of COUNTS."""
+        if counts not in COUNTS:
+            raise TaskError(f"expected counts to be {' or '.join(COUNTS)}, got {counts!r}; mend task.options")
         self._splits, self._tokenizer, self._positions, self._recipe = splits, tokenizer, positions, recipe
+        self._counts = counts
 
     def train_rows(self) -> TextRows:
         """Texts that the model learns."""
@@ -223,7 +189,7 @@ class Language(Task):
         return self._rows(self._splits.query)
 
     def _rows(self, texts: Sequence[Text]) -> TextRows:
-        return TextRows(texts, self._tokenizer, self._positions)
+        return TextRows(texts, self._tokenizer, self._positions, self._counts)
 
     def mean_state(self, states: Tensor, tokens: Tensor) -> Tensor:
         """The mean of [B, T, D] over the tokens [B, T] that do not pad, [B, D]."""
@@ -249,7 +215,7 @@ class Language(Task):
         return [text.group for text in texts]
 
     def focus(self, row: Row, part: str) -> Row:
-        """The row with the loss of a part of its completion alone; see `narrowed`."""
+        """The row with the loss of a part of it alone; see `narrowed`."""
         return narrowed(row, part, self._tokenizer.pieces(row["tokens"].tolist()))
 
     def show(self, row: Row) -> Shown:
@@ -262,7 +228,7 @@ class Language(Task):
         Raises:
             DataError: another kind of file, unreadable, or without a completion.
         """
-        return row_of(read_text(path, label), self._tokenizer, self._positions)
+        return row_of(read_text(path, label), self._tokenizer, self._positions, self._counts)
 
 
 def read_text(path: Path, completion: str | None) -> Text:

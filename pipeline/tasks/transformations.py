@@ -1,7 +1,8 @@
 """Ten transformations of sentences, each a group: DataInf's protocol (Kwon et al., ICLR 2024) with texts of our own.
 
-A prompt names the transformation and gives a sentence, the completion is the sentence transformed. Which train texts
-taught it is known: those of the same transformation.
+A prompt names the transformation and gives a sentence, the completion is the sentence transformed. Each group has the
+same sentences, of which those to be explained are in no train text. Which train texts taught a completion is known:
+those of the same transformation.
 """
 
 from __future__ import annotations
@@ -12,23 +13,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from pipeline.tasks.language import Text
+from pipeline.tasks.plain_sentences import sentence
 from pipeline.tasks.small_language import MadeTexts
 
 VOWELS = "aeiou"
-
-SUBJECTS = (
-    "the old gardener", "a young pilot", "my neighbour", "the tall waiter", "her teacher", "a quiet student",
-    "the baker", "our captain", "a brave sailor", "the tired nurse", "his cousin", "the clever engineer",
-)  # fmt: skip
-VERBS = (
-    "painted", "carried", "found", "watched", "repaired", "sold", "borrowed", "cleaned", "lost", "admired", "moved",
-    "drew",
-)  # fmt: skip
-OBJECTS = (
-    "a wooden boat", "the green door", "two apples", "an empty box", "the silver key", "a heavy table", "the map",
-    "some bread", "a paper kite", "the broken clock", "three letters", "a small mirror",
-)  # fmt: skip
-PLACES = ("near the river", "at noon", "in the yard", "by the station", "on Monday", "after the storm")
 
 
 def _each(change: Callable[[str], str]) -> Callable[[str], str]:
@@ -67,5 +55,10 @@ class SentenceTransformations(MadeTexts):
     @classmethod
     def text(cls, group: str, draw: np.random.Generator) -> Text:
         """A sentence and what it becomes."""
-        sentence = " ".join(str(draw.choice(words)) for words in (SUBJECTS, VERBS, OBJECTS, PLACES))
-        return Text(f"{group}: {sentence.lower()}\n", TRANSFORMATIONS[group](sentence.lower()), group)
+        words = sentence(draw)
+        return Text(f"{group}: {words}\n", TRANSFORMATIONS[group](words), group)
+
+    @classmethod
+    def purpose(cls, group: str) -> str:
+        """The same for all groups."""
+        return "sentences"

@@ -8,15 +8,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.errors import DataError
+from pipeline.errors import DataError, TaskError
 from pipeline.tasks.checks import check_task, row_set
-from pipeline.tasks.language import Characters, Text, Words, narrowed, row_of, token_losses
+from pipeline.tasks.language import Characters, Text, Words, row_of, token_losses
 from pipeline.tasks.load import load
 from pipeline.tasks.models import LanguageModel
+from pipeline.tasks.plain_sentences import plain_texts
+from pipeline.tasks.spans import narrowed
 from pipeline.tasks.transformations import TRANSFORMATIONS, SentenceTransformations
 from pipeline.tasks.word_problems import KINDS, WordProblems
 
-SMALL = {"train_each": 3, "validation_each": 1, "query_each": 1, "epochs": 1, "width": 8}
+SMALL = {"train_each": 3, "validation_each": 1, "query_each": 1, "plain_epochs": 0, "epochs": 1, "width": 8}
 
 
 def test_a_row_counts_the_completion_and_its_end() -> None:
@@ -25,6 +27,13 @@ def test_a_row_counts_the_completion_and_its_end() -> None:
     assert row["tokens"].tolist() == [2, 4, 5, 6, 3, 0, 0]
     assert row["counted"].tolist() == [0, 0, 0, 1, 1, 0, 0]
     assert "".join(letters.pieces(row["tokens"].tolist())) == "abc"
+    assert row["prompt"] == 3  # with the start
+
+
+def test_a_whole_text_counts_all_but_its_start() -> None:
+    row = row_of(Text("ab", "c"), Characters(["abc"]), 7, "text")
+    assert row["counted"].tolist() == [0, 1, 1, 1, 1, 0, 0]
+    assert row["prompt"] == 3
 
 
 def test_a_text_that_is_too_long_is_cut_and_a_prompt_that_is_too_long_is_refused() -> None:
@@ -63,9 +72,9 @@ def test_words_are_small_letters_and_unknown_ones_are_seen_to_be() -> None:
     assert "".join(words.pieces(tokens)).count(words.unknown) == 3  # three of six words are known, and none that is cut
 
 
-def part(text: str, of: str, prompt: str = "ab") -> str:
+def part(text: str, of: str, prompt: str = "ab", counts: str = "completion") -> str:
     letters = Characters([prompt + of])
-    row = row_of(Text(prompt, of), letters, 30)
+    row = row_of(Text(prompt, of), letters, 30, counts)
     pieces = letters.pieces(row["tokens"].tolist())
     found = narrowed(row, text, pieces)["counted"].nonzero().flatten().tolist()
     return "".join(pieces[place] for place in found) + f"@{found[0] - len(prompt) - 1}"
@@ -77,6 +86,12 @@ def test_a_part_of_the_completion_is_found_by_its_text_or_its_place() -> None:
     assert part("4:7", "the cat sat") == "cat@4"
 
 
+def test_a_part_of_a_whole_text_is_one_of_its_completion_if_it_is_there() -> None:
+    assert part("ab", "xx ab yy", counts="text") == "ab@3"
+    assert part("ab", "xx yy", counts="text") == "ab@-2"  # in the prompt
+    assert part("0:2", "xx yy", counts="text") == "xx@0"  # places are those of the completion
+
+
 @pytest.mark.parametrize("text", ["dog", "20:30", "3:3", ""])
 def test_a_part_that_is_not_there_is_refused(text: str) -> None:
     with pytest.raises(DataError, match=r"^expected a part of the completion 'the cat', or its tokens as 0:8, got"):
@@ -84,7 +99,7 @@ def test_a_part_that_is_not_there_is_refused(text: str) -> None:
 
 
 def test_a_token_that_holds_some_of_the_part_counts_whole() -> None:
-    row = {"tokens": torch.arange(4), "counted": torch.tensor([0, 1.0, 1, 1])}
+    row = {"tokens": torch.arange(4), "counted": torch.tensor([0, 1.0, 1, 1]), "prompt": torch.tensor(1)}
     assert narrowed(row, "ts", ["x", "ca", "ts", " run"])["counted"].tolist() == [0, 0, 1, 0]
     assert narrowed(row, "ats", ["x", "ca", "ts", " run"])["counted"].tolist() == [0, 1, 1, 0]
 
@@ -100,6 +115,46 @@ def test_made_texts_are_as_many_of_each_group_and_all_different(cls: type) -> No
     assert sorted(set(task.groups("train"))) == sorted(cls.names()) and len(task.groups("query")) == 10
     assert [row_set(cls(**SMALL), "train").digest(i) for i in range(30)] == digests[:30]
     assert row_set(cls(**SMALL, seed=1), "train").digest(0) not in digests
+
+
+def test_the_sentences_of_each_transformation_are_the_same_and_those_asked_about_are_no_train_rows() -> None:
+    splits = SentenceTransformations(**{**SMALL, "train_each": 40})._splits
+    told = [{name: [t.prompt.partition(": ")[2] for t in part if t.group == name] for name in TRANSFORMATIONS}
+            for part in (splits.train, splits.query)]  # fmt: skip
+    for groups in told:
+        assert all(own == groups["reverse the words"] for own in groups.values())
+    assert not set(told[0]["reverse the words"]) & set(told[1]["reverse the words"])
+
+
+def test_plain_texts_are_full_of_sentences() -> None:
+    texts = plain_texts(3, 100, 0)
+    assert {len(text.completion) for text in texts} == {100} and len(set(texts)) == 3
+    assert all(len(whole.split()) == 4 for text in texts for whole in text.completion.split(". ")[:-1])
+    assert plain_texts(3, 100, 0) == texts != plain_texts(3, 100, 1)
+
+
+def test_plain_sentences_are_learnt_before_the_texts() -> None:
+    options = {**SMALL, "plain_texts": 40, "plain_epochs": 4, "width": 16}
+    task = SentenceTransformations(**options)
+    plain = row_set(task._plain, "train").batch(range(40))
+    losses = []
+    for epochs in (0, 4):
+        torch.manual_seed(0)
+        task = SentenceTransformations(**{**options, "plain_epochs": epochs})
+        model, told = task.model(), []
+        task.epoch_ended = lambda _, rate, told=told: told.append(rate)  # type: ignore[method-assign]
+        task.train(model)
+        losses.append(float(task.loss(model, plain).mean().detach()))
+        assert told == [3e-4]  # epochs of the task's own training only
+    assert losses[1] < 0.9 * losses[0]
+
+
+def test_what_counts_is_a_text_or_a_completion() -> None:
+    whole, alone = (row_set(WordProblems(**SMALL, counts=c), "train").batch([0])["counted"].sum()
+                    for c in ("text", "completion"))  # fmt: skip
+    assert whole > alone
+    with pytest.raises(TaskError, match=r"^expected counts to be completion or text, got 'prompt'; mend task.options"):
+        WordProblems(**SMALL, counts="prompt")
 
 
 def test_made_texts_fit_their_positions() -> None:
@@ -135,7 +190,7 @@ def test_too_many_texts_of_a_group_are_refused() -> None:
 
 
 def test_a_decoder_learns() -> None:
-    task = SentenceTransformations(**{**SMALL, "epochs": 30, "width": 16})
+    task = SentenceTransformations(**{**SMALL, "epochs": 30, "rate": 2e-3, "width": 16})
     torch.manual_seed(0)
     model = task.model()
     batch = row_set(task, "train").batch(range(30))
@@ -155,7 +210,7 @@ def test_features_are_the_mean_state_of_a_text_without_its_padding() -> None:
 
 
 def test_a_prompt_and_its_completion_are_read_from_a_file(tmp_path: Path) -> None:
-    task = SentenceTransformations(**SMALL)
+    task = SentenceTransformations(**SMALL, counts="completion")
     (tmp_path / "p.json").write_text(json.dumps({"prompt": "the ", "completion": "boat"}))
     (tmp_path / "p.txt").write_text("the boat\n")
     whole, alone = task.read(tmp_path / "p.json", None), task.read(tmp_path / "p.txt", None)

@@ -11,7 +11,8 @@ import yaml
 from pipeline.tasks.word_problems import WordProblems
 from tests.workflow.runs import SMALL, ask, succeed
 
-OPTIONS = {"train_each": 3, "validation_each": 2, "query_each": 1, "epochs": 2, "width": 8}
+OPTIONS = {"train_each": 3, "validation_each": 2, "query_each": 1, "plain_epochs": 0, "rate": 2e-3, "width": 8}
+OPTIONS["counts"] = "completion"
 SCORE = "influence@trained"
 
 

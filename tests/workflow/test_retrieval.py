@@ -13,7 +13,7 @@ from pipeline.storage.tables import read_table
 from pipeline.tasks.transformations import SentenceTransformations
 from tests.workflow.runs import SMALL, ask, succeed
 
-OPTIONS = {"train_each": 4, "validation_each": 2, "query_each": 1, "epochs": 2, "width": 8}
+OPTIONS = {"train_each": 4, "validation_each": 2, "query_each": 1, "plain_epochs": 0, "width": 8}
 
 
 @pytest.fixture(scope="module")
