@@ -141,6 +141,8 @@ def sections(config: Config, stage: str, places: bool = True) -> dict[str, Any]:
         plain[name] = {key: value for key, value in plain[name].items() if key not in keys}
     if "task" in plain and not places:
         plain["task"] = {**plain["task"], **{key: _name(value) for key, value in places_of(config).items()}}
+        if not _texts(config.task.options):  # then only `data` starts there, of which the plan knows the rows
+            plain["task"]["directory"] = None
     return plain
 
 
@@ -152,6 +154,11 @@ def places_of(config: Config) -> dict[str, str | None]:
 
 def _name(path: str | None) -> str | None:
     return None if path is None else Path(path).name
+
+
+def _texts(options: dict[str, Any]) -> bool:
+    """Whether any option may be a path."""
+    return any(isinstance(value, str) for value in options.values())
 
 
 def partial(values: dict[str, Any], memory_mb: int | None = None, dask: str | None = None) -> Config:
@@ -193,9 +200,7 @@ def anchor(config: Config, directory: Path) -> Config:
         update["class_"] = f"{absolute(file, directory)}:{name}"
     if task.checkpoint is not None:
         update["checkpoint"] = absolute(task.checkpoint, directory)
-    if task.directory is not None or any(
-        isinstance(value, str) for value in (*task.options.values(), *task.data.values())
-    ):
+    if task.directory is not None or _texts(task.options) or _texts(task.data):
         update["directory"] = str(directory)
     return config.model_copy(update={"task": task.model_copy(update=update)})
 

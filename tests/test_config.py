@@ -212,6 +212,17 @@ def test_anchoring_twice_changes_nothing(tmp_path, monkeypatch):
     assert anchor(config, Path("/elsewhere")) == config
 
 
+def test_files_that_only_say_which_rows_there_are_change_nothing_of_a_stage(tmp_path):
+    def passed(task):
+        return settings.sections(
+            settings.load(config_file(tmp_path, f"task: {{class: diffusion, {task}}}")), "train", False
+        )
+
+    assert passed("data: {queries: samples.npz}") == passed("data: {}")
+    assert passed("data: {queries: samples.npz}, options: {groups: class}") == passed("options: {groups: class}")
+    assert passed("options: {fashion: here}") != passed("options: {fashion: here}, directory: inner")
+
+
 def test_built_in_tasks_and_absolute_paths_stay_as_they_are(tmp_path):
     task = settings.load(config_file(tmp_path, "task: {checkpoint: /weights/w.pt}")).task
     assert (task.class_, task.checkpoint, task.directory) == ("digits", "/weights/w.pt", None)
