@@ -14,6 +14,7 @@ whether influence had the right sign on ten generated samples.
 
 from __future__ import annotations
 
+import math
 import statistics
 import sys
 import time
@@ -34,12 +35,11 @@ SEEDS = {"small": (0,), "full": (0, 1, 2, 3, 4)}
 SIZES = (2**8, 2**10, 2**12, 2**14, 2**16)
 MAIN = 2**12
 SEPARATE = {"parts": "separate", "normalise": "part", "codec": "int8", "exclude": ["label*"]}
-SUMMED = {"exclude": ["label*"]}
-RANDOM = {"method": "sjlt"}  # TRAK's projection is a random one
+SUMMED: Values = {"gradients": {"exclude": ["label*"]}, "projection": {"method": "sjlt"}}
+"""TRAK's projection, a random one, for all: fitting the default one takes longer here than all else."""
 FLAT = {"strength": 0.2, "watch": False, "steps": 60, "batch_rows": 16}
 GROUPS = ("set", "class")
 MEASURES = tuple(f"{kind}@{k}" for kind in GROUPS for k in (5, 10))
-STARTED = time.monotonic()
 
 
 @dataclass(frozen=True)
@@ -70,10 +70,20 @@ class Truth:
 
 
 def rates(scores: Array, own: dict[str, Array]) -> Values:
-    """Detection rates@5 and @10 by set and class, shares: [q, N] scores and whether rows are the query's own."""
+    """Detection rates@5 and @10 by set and class, and their standard errors over the queries.
+
+    Args:
+        scores: [q, N].
+        own: whether rows are of the query's own group, [q, N] by the kind of group.
+    """
     order = np.argsort(-scores, axis=1, kind="stable")
-    return {f"{kind}@{k}": float(np.take_along_axis(own[kind], order[:, :k], 1).mean())
-            for kind in GROUPS for k in (5, 10)}  # fmt: skip
+    found: Values = {}
+    for kind in GROUPS:
+        for k in (5, 10):
+            shares = np.take_along_axis(own[kind], order[:, :k], 1).mean(1)
+            error = shares.std(ddof=1) / math.sqrt(len(shares)) if len(shares) > 1 else 0.0
+            found |= {f"{kind}@{k}": float(shares.mean()), f"{kind}@{k} error": float(error)}
+    return found
 
 
 def by_kind(name: str, scores: Array, truth: Truth, **more: Any) -> list[Values]:
@@ -84,25 +94,16 @@ def by_kind(name: str, scores: Array, truth: Truth, **more: Any) -> list[Values]
              **more} for kind, part in halves.items()]  # fmt: skip
 
 
-def one_seed(setting: Setting, sizes: tuple[int, ...]) -> tuple[list[Values], list[Values], Values]:
-    """Detection rates, the index, and what retraining says."""
-    seed = Seed.trained(setting)
-    truth = Truth.of(seed)
-    say(f"seed {setting.seed}: trained")
-    table = controls(seed, truth)
+def separate(seed: Seed, sizes: tuple[int, ...], truth: Truth) -> Iterator[Values]:
+    """DMin with several K, without normalisation, and at the paper's times."""
     for size in sizes:
-        table += dmin(seed, size, truth)
+        yield from dmin(seed, size, truth)
         say(f"DMin, K = {size}")
-    main, plain = normalised(seed, MAIN), seed.run("plain", **dmin_sections(MAIN, "none"))
-    plain.make([TRAIN, *captured(plain, "trained", True)])
-    table += by_kind("DMin, K = 2^12, no normalisation", pairs(plain, "influence", "trained"), truth)
+    yield from by_kind("DMin, K = 2^12, no normalisation", pairs(unchanged(seed), "influence", "trained"), truth)
     dense = seed.run("dense", {"grid": "dmin"}, **dmin_sections(MAIN, "part"))
     dense.make([TRAIN, *captured(dense, "trained", False)])
-    table += by_kind("DMin, K = 2^12, dense where noise is high", pairs(dense, "cosine", "trained"), truth)
-    table += summed(seed, truth)
-    index = searched(main, {kind: truth.own(kind) for kind in GROUPS})
-    say("indexes")
-    return table, [{"seed": setting.seed, **row} for row in index], retrained(seed, plain, main)
+    yield from by_kind("DMin, K = 2^12, dense where noise is high", pairs(dense, "cosine", "trained"), truth)
+    say("DMin otherwise")
 
 
 def dmin_sections(size: int, normalise: str) -> Values:
@@ -118,13 +119,20 @@ def normalised(seed: Seed, size: int) -> Run:
     return run
 
 
+def unchanged(seed: Seed) -> Run:
+    """The same of gradients of any length, for inner products."""
+    run = seed.run("plain", **dmin_sections(MAIN, "none"))
+    run.make([TRAIN, *captured(run, "trained", True)])
+    return run
+
+
 def dmin(seed: Seed, size: int, truth: Truth) -> list[Values]:
-    """DMin with K numbers a time, the bytes of a row, and how long a query takes that reads and decodes the store."""
+    """DMin with K numbers a time, the bytes of a row, and what a query takes that reads and decodes the store."""
     run, whole = normalised(seed, size), parameters(seed)
     note = f", all {whole:,} coordinates" if size >= whole else ""
-    start = time.perf_counter()
+    start = time.process_time()
     found = pairs(run, "cosine", "trained")
-    took = 1000 * (time.perf_counter() - start) / len(found)
+    took = 1000 * (time.process_time() - start) / len(found)
     return by_kind(f"DMin, K = 2^{size.bit_length() - 1}{note}", found, truth, bytes=stored(run), ms=took)
 
 
@@ -134,13 +142,13 @@ def parameters(seed: Seed) -> int:
 
 
 def summed(seed: Seed, truth: Truth) -> Iterator[Values]:
-    """Estimators on the gradient of the whole loss: K = 2048, defaults."""
-    whole = seed.run("sum", gradients=SUMMED, flatten=FLAT)
+    """Estimators on the gradient of the whole loss, K = 2048."""
+    whole = seed.run("sum", **SUMMED, flatten=FLAT)
     whole.make([TRAIN, *captured(whole, "trained", True), ("flatten", {}), *captured(whole, "flat", True)])
     for name, title in (("cosine", "cosine of the whole loss"), ("tracin", "TracIn, last checkpoint"),
                         ("datainf", "DataInf"), ("influence", "classical influence")):  # fmt: skip
         yield from by_kind(title, pairs(whole, name, "trained"), truth)
-    plain = seed.run("vm", gradients=SUMMED, flatten={**FLAT, "method": "plain"})
+    plain = seed.run("vm", **SUMMED, flatten={**FLAT, "method": "plain"})
     plain.make([TRAIN, ("flatten", {}), *captured(plain, "flat", True)])
     for run, title, minimum in ((whole, "FVM", "SAM"), (plain, "VM", "plain")):
         yield from by_kind(f"{title}, single point ({minimum})", pairs(run, "fvm", "flat"), truth)
@@ -148,7 +156,7 @@ def summed(seed: Seed, truth: Truth) -> Iterator[Values]:
             yield from by_kind(f"{what} at the flat minimum ({minimum})", pairs(run, name, "flat"), truth)
     say("flat minima")
     for title, options, journeys in (("D-TRAK", {"measure": "square"}, False), ("Journey-TRAK", {}, True)):
-        run = seed.run(title, options, journeys, gradients=SUMMED, projection=RANDOM)
+        run = seed.run(title, options, journeys, **SUMMED)
         run.make([TRAIN, *captured(run, "trained", True)])
         yield from by_kind(title, pairs(run, "trak", "trained"), truth)
         say(title)
@@ -168,12 +176,12 @@ def controls(seed: Seed, truth: Truth) -> list[Values]:
 
 
 def say(what: str) -> None:
-    """Progress, with the minutes since the benchmark began."""
-    print(f"{(time.monotonic() - STARTED) / 60:.1f} min: {what}", file=sys.stderr, flush=True)
+    """Progress, with the minutes of CPU time so far."""
+    print(f"{time.process_time() / 60:.1f} min: {what}", file=sys.stderr, flush=True)
 
 
 def means(tables: list[list[Values]]) -> list[Values]:
-    """Rows of several seeds as one: means, and ranges of the rates where there are several."""
+    """Rows of several seeds as one: means, with their range; of one seed, with the standard error over the queries."""
     alike: dict[tuple[str, str], list[Values]] = {}
     for row in (row for table in tables for row in table):
         alike.setdefault((row["queries"], row["method"]), []).append(row)
@@ -182,9 +190,9 @@ def means(tables: list[list[Values]]) -> list[Values]:
         merged: Values = {"queries": queries, "method": method}
         for name in MEASURES:
             values = [row[name] for row in rows]
-            spread = f" ({min(values):.3f}-{max(values):.3f})" if len(values) > 1 else ""
-            merged[name] = f"{statistics.mean(values):.3f}{spread}"
-        for name, title, unit in (("bytes", "kB a row", 1000), ("ms", "ms a query, from disk", 1)):
+            spread = f"({min(values):.3f}-{max(values):.3f})" if len(rows) > 1 else f"± {rows[0][f'{name} error']:.3f}"
+            merged[name] = f"{statistics.mean(values):.3f} {spread}"
+        for name, title, unit in (("bytes", "kB a row", 1000), ("ms", "CPU ms a query, from disk", 1)):
             known = [row[name] for row in rows if name in row]
             merged[title] = round(statistics.mean(known) / unit, 1) if known else None
         found.append({**merged, "seeds": len(rows)})
@@ -195,18 +203,25 @@ def main(full: bool = False) -> None:
     """Run all seeds and keep three tables."""
     setting = "full" if full else "small"
     torch.set_num_threads(1)
-    started = time.process_time()
-    found = [one_seed(Setting(seed=seed), SIZES if seed == 0 else (MAIN,)) for seed in SEEDS[setting]]
-    tables, indexes, checks = zip(*found, strict=True)
     command = f"python -m benchmarks diffusion --{setting}"
-    notes: Values = {
-        "seeds": len(found),
-        "cpu_minutes": round((time.process_time() - started) / 60, 1),
-        "setting": setting,
-    }
-    keep("diffusion", command, means(list(tables)), by="queries", **notes)
-    keep("diffusion-index", command, [row for rows in indexes for row in rows], **notes)
-    keep("diffusion-retraining", command, list(checks), **notes)
+    seeds, tables, indexes, checks = [], [], [], []
+    for number in SEEDS[setting]:
+        seed = Seed.trained(Setting(seed=number))
+        say(f"seed {number}: trained")
+        truth, sizes = Truth.of(seed), SIZES if number == 0 else (MAIN,)
+        seeds.append(seed)
+        tables.append([*controls(seed, truth), *separate(seed, sizes, truth)])
+        index = searched(normalised(seed, MAIN), {kind: truth.own(kind) for kind in GROUPS})
+        indexes += [{"seed": number, **row} for row in index]
+        keep("diffusion-index", command, indexes, setting=setting)
+        keep("diffusion", command, means(tables), by="queries", setting=setting)  # a run may be broken off later
+        tables[-1] += summed(seed, truth)
+        keep("diffusion", command, means(tables), by="queries", setting=setting)
+    for seed in seeds:
+        checks.append(retrained(seed, unchanged(seed), normalised(seed, MAIN)))
+        say(f"seed {seed.setting.seed}: retrained")
+        keep("diffusion-retraining", command, checks, setting=setting)
+    say("done")
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ def searched(run: Run, own: dict[str, Array]) -> list[Values]:
     exact = np.argsort(-(queries @ rows.T), axis=1, kind="stable")[:, :10]
     scan_ms = median_ms(lambda query: query @ rows.T, queries)
     return [{"index": factory, "breadth": breadth, "rows": len(rows), "numbers": codes.dimension,
-             "ms, scan in memory": scan_ms, **_by_index(factory, breadth, rows, queries, exact, own)}
+             "CPU ms, scan in memory": scan_ms, **_by_index(factory, breadth, rows, queries, exact, own)}
             for factory, breadth in INDEXES]  # fmt: skip
 
 
@@ -47,7 +47,7 @@ def _by_index(factory: str, breadth: int, rows: Array, queries: Array, exact: Ar
     index = indexes.build(factory, rows.shape[1], [(np.arange(len(rows)), rows)], lambda: rows, 1)
     indexes.tune(index, 1, breadth)
     near = indexes.search(index, queries, 10)[0]
-    found: Values = {"ms, index": median_ms(lambda query: indexes.search(index, query, 10), queries),
+    found: Values = {"CPU ms, index": median_ms(lambda query: indexes.search(index, query, 10), queries),
                      "recall@10": float(recall_at_k(near, exact))}  # fmt: skip
     return found | {name: value for kind, same in own.items() for name, value in against(kind, same, near, exact)}
 
@@ -66,12 +66,12 @@ def unit(rows: Array) -> Array:
 
 
 def median_ms(work: Callable[[Array], Any], queries: Array) -> float:
-    """Of one query at a time."""
+    """CPU time of one query at a time, which a busy machine hardly changes."""
     times = []
     for i in range(len(queries)):
-        start = time.perf_counter()
+        start = time.process_time()
         work(queries[i : i + 1])
-        times.append(1000 * (time.perf_counter() - start))
+        times.append(1000 * (time.process_time() - start))
     return statistics.median(times)
 
 

@@ -20,7 +20,9 @@ def truth() -> Truth:
 def test_rates_are_shares_of_the_top_from_the_own_group(truth: Truth) -> None:
     scores = np.stack([np.arange(12, 0, -1), np.arange(12, 0, -1)]).astype(float)  # train rows in their order
     found = rates(scores[:1], {kind: truth.own(kind)[:1] for kind in ("set", "class")})
-    assert found == {"set@5": 1.0, "set@10": 0.6, "class@5": 0.6, "class@10": 0.3}
+    assert {name: found[name] for name in MEASURES} == {"set@5": 1.0, "set@10": 0.6, "class@5": 0.6, "class@10": 0.3}
+    both = rates(scores, {kind: truth.own(kind) for kind in ("set", "class")})
+    assert (both["set@5"], both["set@5 error"]) == (0.5, pytest.approx(0.5))  # of 1 and 0
     assert rates(scores[1:], {kind: truth.own(kind)[1:] for kind in ("set", "class")})["set@5"] == 0.0
 
 
@@ -31,12 +33,12 @@ def test_generated_and_held_out_queries_are_told_apart(truth: Truth) -> None:
 
 
 def test_seeds_are_means_with_their_range_and_may_differ_in_what_they_tried() -> None:
-    row = {"queries": "generated", **dict.fromkeys(MEASURES, 1.0)}
+    row = {"queries": "generated", **dict.fromkeys(MEASURES, 1.0), **{f"{name} error": 0.1 for name in MEASURES}}
     first, second, other = means([[{**row, "method": "x", "ms": 2.0}, {**row, "method": "y"}],
                                   [{**row, "method": "x", "ms": 4.0, "set@5": 0.5}],
                                   [{**row, "method": "x", "ms": 3.0, "queries": "held out"}]])  # fmt: skip
-    assert (first["set@5"], first["seeds"], first["ms a query, from disk"]) == ("0.750 (0.500-1.000)", 2, 3.0)
-    assert (second["method"], second["set@5"], second["seeds"], second["kB a row"]) == ("y", "1.000", 1, None)
+    assert (first["set@5"], first["seeds"], first["CPU ms a query, from disk"]) == ("0.750 (0.500-1.000)", 2, 3.0)
+    assert (second["method"], second["set@5"], second["seeds"], second["kB a row"]) == ("y", "1.000 ± 0.100", 1, None)
     assert other["queries"] == "held out"
 
 
