@@ -6,28 +6,26 @@ rows, signed ones positive where the row helped the validation set; `pipeline.me
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from pipeline.core.influence import relabel
-from pipeline.core.preconditioner import Preconditioner
+from pipeline.config import CURVATURE_SPLIT
 from pipeline.errors import ConfigError
 from pipeline.methods import METHODS, POSTERIOR, SOLVED, columns_of
-from pipeline.shards import Plan
-from pipeline.steps.codes import BLOCK_HELD_BYTES, FINITE, NOT_FINITE, CodeBlock, CodeSet
+from pipeline.steps.codes import FINITE, NOT_FINITE
 from pipeline.steps.estimating import RunStores, fitted, score_rows
 from pipeline.steps.job import Job
-from pipeline.steps.preconditioned import open_preconditioner
+from pipeline.steps.relabelling import relabelled
 from pipeline.steps.stores import open_candidates, retired_of
 from pipeline.storage.artefact import read_manifest
 from pipeline.storage.opened import open_arrays
-from pipeline.storage.reduction import each
 from pipeline.storage.tables import write_table
 
 Array = np.ndarray[Any, Any]
 
+AT = ("flat", "trained")
+"""Checkpoints that rows are scored at."""
 RETIRED = 2
 """Flag of a row that takes part in no answer."""
 
@@ -43,9 +41,7 @@ NOTES = {
 def run(job: Job) -> None:
     """Write `scores/scores.parquet`."""
     plan, stores = job.plan(), RunStores(job.layout, job.plan(), job.workers())
-    flat, trained = (stores.sets("train", [name])[name] for name in ("flat", "trained"))
-    at_flat, flat_curvature = open_preconditioner(job.layout, "flat", "validation")
-    trained_curvature = read_manifest(job.layout.curvature("trained", "train"))
+    flat, trained = (stores.sets("train", [name])[name] for name in AT)
     _, hashes = open_arrays(job.layout.hashes, "rows")
     labels = hashes.read("train_label")
     finite, retired = flat.finite() & trained.finite(), np.isin(np.arange(flat.rows), plan.retired)
@@ -63,7 +59,7 @@ def run(job: Job) -> None:
     if plan.labelled:
         posterior, arrays = open_arrays(job.layout.posterior, "posterior")
         columns["wrong"] = arrays.read("surprise")
-        columns.update(_relabelling(job, plan, at_flat, labels))
+        columns.update(relabelled(job, labels))
     for name, values in columns.items():
         if isinstance(values, np.ndarray) and values.dtype.kind == "f" and values.ndim == 1:
             columns[name] = np.where(counted, values, np.nan)
@@ -71,7 +67,7 @@ def run(job: Job) -> None:
         "gradients": made_from,
         "estimators": list(scores),
         **beside,
-        "curvature": [flat_curvature.digest, trained_curvature.digest],
+        "curvature": [read_manifest(job.layout.curvature(name, CURVATURE_SPLIT[name])).digest for name in AT],
         "candidates": open_candidates(job.layout, plan, "flat", "train").digests() if plan.labelled else [],
         "posterior": posterior.digest if plan.labelled else None,
         "rows": read_manifest(job.layout.hashes).digest,
@@ -105,48 +101,3 @@ def _scores(job: Job, stores: RunStores) -> tuple[dict[str, Array], dict[str, li
     progress = job.progress("scoring", blocks, "blocks")
     scores = score_rows(stores, estimators, progress.add)
     return scores, stores.digests()
-
-
-def _relabelling(job: Job, plan: Plan, preconditioner: Preconditioner, labels: Array) -> dict[str, Any]:
-    """Suggested labels, margins and S under every label; rows without candidates keep -1 and NaN."""
-    candidates = open_candidates(job.layout, plan, "flat", "train")
-    suggested = np.full(candidates.rows, -1)
-    predicted = np.full(candidates.rows, -1)
-    margin = np.full(candidates.rows, np.nan)
-    every = np.full((candidates.rows, len(plan.classes)), np.nan)
-    if parts := candidates.parts():
-        found = _mapped(job, "relabelling", relabel_part, candidates, (preconditioner,))
-        counted = np.concatenate([part.shard.counted[part.rows] for part in parts])
-        rows = np.concatenate([part.shard.positions[part.rows] for part in parts])[counted]
-        scores = found["s"][counted]
-        suggested[rows], margin[rows] = relabel(scores, labels[rows])
-        predicted[rows] = found["predicted"][counted]
-        every[rows] = scores
-    return {"suggested": suggested, "margin": margin, "predicted": predicted, "s_by_label": list(every)}
-
-
-def relabel_part(block: CodeBlock, preconditioner: Preconditioner) -> dict[str, Array]:
-    """S under every label, [n, C], and the label of least loss."""
-
-    def scores(rows: slice, codes: Array) -> dict[str, Array]:
-        s = preconditioner.forms(codes.reshape(-1, codes.shape[-1])).s.reshape(codes.shape[:2])
-        return {"s": s, "predicted": block.shard.read("loss", rows).argmin(1)}
-
-    return _columns(block, scores)
-
-
-def _columns(block: CodeBlock, scores: Callable[[slice, Array], dict[str, Array]]) -> dict[str, Array]:
-    """Columns of a block, piece by piece; codes come in float64."""
-    return _stacked([scores(rows, codes.astype(np.float64)) for rows, codes in block.pieces()])
-
-
-def _mapped(job: Job, what: str, part: Callable[..., dict[str, Array]], codes: CodeSet,
-            shared: tuple[Any, ...]) -> dict[str, Array]:  # fmt: skip
-    """Columns of all stored rows, from those of blocks."""
-    parts = codes.parts()
-    progress = job.progress(what, len(parts), "blocks")
-    return _stacked(each(part, parts, job.workers(), shared, BLOCK_HELD_BYTES, progress.add))
-
-
-def _stacked(parts: list[dict[str, Array]]) -> dict[str, Array]:
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
