@@ -22,7 +22,7 @@ OWNERS = {
     "zarr": ("storage/arrays.py",),
     "dask": ("storage/reduction.py",),
     "distributed": ("storage/reduction.py",),
-    "faiss": ("storage/indexes.py",),
+    "faiss": ("storage/faiss_part.py",),
     "safetensors": ("storage/weights.py",),
     "pyarrow": ("storage/tables.py",),
     "snakemake": ("cli/slurm.py",),

@@ -59,7 +59,7 @@ def run(job: Job, checkpoint: str, metric: str) -> None:
         identity["factory"], whitened = factory, is_whitened(section, metric, factory)
         found = older(job, checkpoint, identity, conditions, whitened)
         index, how = _made(job, codes, checkpoint, metric, factory, whitened, found)
-        indexes.tune(index.index, section.probes, section.breadth)
+        index.index.tune(section.probes, section.breadth)
         recall = _carried(found, how, conditions, rows) or {
             **_recall(job, index, codes, asked), "recall_of": conditions, "changed_since_recall": 0
         }  # fmt: skip
@@ -70,7 +70,7 @@ def run(job: Job, checkpoint: str, metric: str) -> None:
         job.say(f"that is below {LEAST_RECALL}: {wanted[place]} is taken")
     identity["whitening"] = index.space.digest
     with job.writing(job.layout.index(checkpoint, metric), "index", identity) as (path, record):
-        indexes.save(index.index, path)
+        index.index.save(path)
         listed = _listed(job, codes, job.layout.indexed(checkpoint, metric), identity)
         record.update(how, vectors=asked.manifest.digest, rows_digest=listed)
         record.update(recall)
@@ -88,7 +88,7 @@ def _made(job: Job, codes: CodeSet, checkpoint: str, metric: str, factory: str, 
           found: Older | None) -> tuple[Indexed, dict[str, Any]]:  # fmt: skip
     """The index, and how it was made: the former one with rows added and taken out, else built."""
     threads, oversample = job.config.compute.threads, job.config.index.oversample
-    changed = updated(found, codes, threads) if found else None
+    changed = updated(found, codes) if found else None
     if found and changed:
         job.say(f"{changed[0]} rows added to the index, {changed[1]} taken out")
         how = {"added": changed[0], "removed": changed[1], "trained_rows": found.record["trained_rows"]}

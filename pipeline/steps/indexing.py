@@ -64,7 +64,7 @@ def vectors(codes: CodeSet, space: Space, wanted: Array | None = None) -> Iterat
 class Older:
     """A former index, the space and the rows that it holds, and the record of how it was made."""
 
-    index: Any
+    index: indexes.Index
     space: Space
     rows: Rows
     record: dict[str, Any]
@@ -92,18 +92,20 @@ def older(
         return None
     if whitened and manifest.record["recall_of"]["curvature"] != conditions["curvature"]:
         return None
-    arrays = Arrays(listed)
-    return Older(indexes.reopen(path), space, Rows(arrays.read("row"), arrays.read("code")), manifest.record)
+    index, arrays = indexes.load(path, job.config.compute.threads), Arrays(listed)
+    return Older(index, space, Rows(arrays.read("row"), arrays.read("code")), manifest.record)
 
 
-def updated(found: Older, codes: CodeSet, threads: int) -> tuple[int, int] | None:
+def updated(found: Older, codes: CodeSet) -> tuple[int, int] | None:
     """Bring a former index to what the stores hold: rows added and taken out; None where it must be built anew."""
     now = rows_of(codes)
     added, gone = now.without(found.rows), found.rows.without(now)
     if len(added) + len(gone) > MOST_CHANGED * len(now.positions):
         return None
-    if indexes.is_trained_on_rows(found.index) and len(now.positions) > MOST_GROWN * found.record["trained_rows"]:
+    if found.index.trained_on_rows and len(now.positions) > MOST_GROWN * found.record["trained_rows"]:
         return None
-    if not indexes.update(found.index, gone, vectors(codes, found.space, added) if len(added) else (), threads):
+    if not found.index.remove(gone):
         return None
+    if len(added):
+        found.index.add(vectors(codes, found.space, added))
     return len(added), len(gone)

@@ -77,8 +77,8 @@ def open_stores(layout: Layout, plan: Plan, text: str, workers: Workers) -> Stor
     section, space = manifest.identity["index"], open_space(layout, checkpoint, manifest.identity)
     if space is None:
         return Stores(score, checkpoint, codes, None, workers)
-    index = indexes.load(path)
-    indexes.tune(index, section["probes"], section["breadth"])
+    index = indexes.load(path, workers.threads)
+    index.tune(section["probes"], section["breadth"])
     return Stores(score, checkpoint, codes, Indexed(index, space, section["oversample"]), workers)
 
 

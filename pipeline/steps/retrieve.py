@@ -17,7 +17,7 @@ from pipeline.core.influence import SIGNED, exact_scores, order, unit
 from pipeline.core.scan import Contenders, contenders, margin, products
 from pipeline.steps.codes import BLOCK_HELD_BYTES, CodeBlock, CodeSet
 from pipeline.steps.space import Space
-from pipeline.storage import indexes
+from pipeline.storage.indexes import Index
 from pipeline.storage.reduction import Workers, tree
 
 Array = np.ndarray[Any, Any]
@@ -44,13 +44,13 @@ class Indexed:
     """An index and how to ask it.
 
     Attributes:
-        index: of FAISS.
+        index: of the rows.
         space: that its rows are in.
         oversample: candidates per row that is wanted.
         fetched: candidates that are fetched at least.
     """
 
-    index: Any
+    index: Index
     space: Space
     oversample: int
     fetched: int = LEAST_FETCHED
@@ -73,14 +73,14 @@ def index_search(
     return _rerank(codes, score, queries, ids, k, bottom)
 
 
-def _found(index: Any, probes: Array, wanted: int, counted: Array) -> Array:
+def _found(index: Index, probes: Array, wanted: int, counted: Array) -> Array:
     """Ids [q, f] of at least `wanted` rows that count, as far as the index has them, and -1 for others.
 
     Retired rows stay in the index until it is compacted: where they take places of a search, more is fetched.
     """
     fetched = min(wanted, len(counted))
     while True:
-        ids = indexes.search(index, probes, fetched)[0]
+        ids = index.search(probes, fetched)[0]
         kept = (ids >= 0) & counted[ids]
         short = (kept.sum(1) < wanted) & (ids >= 0).all(1)
         if fetched >= len(counted) or not short.any():

@@ -135,14 +135,14 @@ def _index_faults(path: Path, codes: CodeSet, space: Space | None) -> Iterator[F
         yield Fault(path, "expected the whitening that it was built with beside it, got none or another")
         return
     try:
-        index = indexes.load(path)
-        ids, wanted = np.sort(indexes.ids(index)), np.nonzero(codes.finite())[0]
+        index = indexes.load(path, 1)
+        ids, wanted = np.sort(index.ids()), np.nonzero(codes.finite())[0]
         if not np.array_equal(ids, wanted):
             yield Fault(path, f"expected the {len(wanted)} finite rows of the stores in it, got {len(ids)} others")
             return
         sampled = wanted[np.linspace(0, len(wanted) - 1, min(SAMPLED_ROWS, len(wanted))).astype(int)]
-        kept, rows = indexes.vectors(index, sampled), space.rows(codes.gather(sampled))
-        error = max(indexes.error(index), WHITENED_OFF if space.whitening else 0)
+        kept, rows = index.vectors(sampled), space.rows(codes.gather(sampled))
+        error = max(index.error, WHITENED_OFF if space.whitening else 0)
         wrong = [] if kept is None else sampled[np.abs(kept - rows).max(1) > error * np.abs(rows).max()]
         if len(wrong):
             yield Fault(path, f"expected the codes of the stores in it, got other vectors, of row {wrong[0]} for one")

@@ -1,180 +1,179 @@
-"""Nearest neighbours by inner product. The only module that knows faiss."""
+"""Nearest neighbours by inner product, in parts of some ten thousand rows that are searched side by side.
+
+Rows are added to the last part, and taken out of those that hold them; all other parts stay the files that they are.
+Kinds that do not look at every row (cells, graphs) are one part, for in several they would look at more. An index on
+disk is a directory: `empty`, a part without rows whose quantisers are trained, and the parts, `0` and so on.
+"""
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import faiss
 import numpy as np
 
-from pipeline.errors import ConfigError, StoreError
+from pipeline.storage import faiss_part
 
-WRITE_BYTES = 2**20
+PART_ROWS = 65_536
+"""Rows of a part: of a million, sixteen, enough for as many cores."""
+EMPTY = "empty"
 
+Array = np.ndarray[Any, Any]
 Floats = np.ndarray[Any, np.dtype[np.float32]]
+Blocks = Iterable[tuple[Array, Floats]]
 
 
-def build(factory: str, dimension: int, blocks: Iterable[tuple[np.ndarray[Any, Any], Floats]],
-          sample: Callable[[], Floats], threads: int) -> Any:  # fmt: skip
-    """An index over blocks of (ids [n], vectors [n, K]), by inner product.
+@dataclass
+class Part:
+    """A part of an index, and the file that it is on disk, if it has not changed since."""
+
+    index: Any
+    file: Path | None = None
+
+    def to_change(self) -> Any:
+        """The part, to be changed."""
+        if self.file is not None:
+            self.index, self.file = faiss_part.read(self.file, to_change=True), None
+        return self.index
+
+
+@dataclass
+class Index:
+    """Rows by id.
+
+    Attributes:
+        empty: a part without rows.
+        parts: each with rows.
+        threads: of a search.
+    """
+
+    empty: Part
+    threads: int
+    parts: list[Part] = field(default_factory=list)
+
+    def add(self, blocks: Blocks) -> None:
+        """Add blocks of ids [n] and vectors [n, K]."""
+        most = PART_ROWS if faiss_part.is_scanned(self.empty.index) else np.iinfo(np.int64).max
+        for own, rows in blocks:
+            start = 0
+            while start < len(own):
+                if not self.parts or self.parts[-1].index.ntotal >= most:
+                    self.parts.append(Part(faiss_part.copied(self.empty.index)))
+                last = self.parts[-1].to_change()
+                stop = min(len(own), start + most - last.ntotal)
+                faiss_part.add(last, own[start:stop], rows[start:stop])
+                start = stop
+
+    def remove(self, gone: Array) -> bool:
+        """Take ids out; False, and no change, where the kind cannot."""
+        for part in self.parts if len(gone) else ():
+            held = gone[np.isin(gone, faiss_part.ids(part.index))]
+            if len(held) and not faiss_part.remove(part.to_change(), held):
+                return False
+        self.parts = [part for part in self.parts if part.index.ntotal]
+        return True
+
+    def search(self, vectors: Floats, k: int) -> tuple[Array, Array]:
+        """Ids [q, k] and inner products [q, k] of the k nearest; -1 where the search found fewer."""
+        asked = np.ascontiguousarray(vectors, np.float32)
+        answers = list(self._map(lambda part: faiss_part.search(part.index, asked, k), self.parts or [self.empty]))
+        if len(answers) == 1:
+            return answers[0]
+        ids, products = (np.concatenate(each, axis=1) for each in zip(*answers, strict=True))
+        best = np.argsort(np.where(ids < 0, np.inf, -products), axis=1, kind="stable")[:, :k]
+        return np.take_along_axis(ids, best, 1), np.take_along_axis(products, best, 1)
+
+    def _map(self, call: Callable[[Part], Any], parts: list[Part]) -> Iterable[Any]:
+        return map(call, parts) if len(parts) == 1 or self.threads == 1 else self._pool.map(call, parts)
+
+    @cached_property
+    def _pool(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(self.threads, "index", initializer=faiss_part.use_threads, initargs=(1,))
+
+    def tune(self, probes: int, breadth: int) -> None:
+        """Set how much of the index a search visits; kinds without such a parameter are left as they are."""
+        for part in self.parts:
+            faiss_part.tune(part.index, probes, breadth)
+
+    def ids(self) -> Array:
+        """Of all rows, [n]."""
+        return np.concatenate([np.zeros(0, np.int64), *(faiss_part.ids(part.index) for part in self.parts)])
+
+    def vectors(self, wanted: Array) -> Floats | None:
+        """What is kept of the vectors with these ids, [n, K]; None where the kind cannot tell."""
+        found: Floats | None = None
+        for part in self.parts:
+            mine = np.nonzero(np.isin(wanted, faiss_part.ids(part.index)))[0]
+            if not len(mine):
+                continue
+            if (kept := faiss_part.vectors(part.index, wanted[mine])) is None:
+                return None
+            found = np.full((len(wanted), kept.shape[1]), np.nan, np.float32) if found is None else found
+            found[mine] = kept
+        return found
+
+    @property
+    def error(self) -> float:
+        """How far a coordinate of a kept vector may be off, as a share of the largest one; 2 where all may be."""
+        return faiss_part.error(self.empty.index)
+
+    @property
+    def trained_on_rows(self) -> bool:
+        """Whether the kind has quantisers that were fitted to rows."""
+        return faiss_part.is_trained_on_rows(self.empty.index)
+
+    def save(self, directory: Path) -> None:
+        """Write a new directory; parts that are on disk as they are become links to their files, or copies."""
+        directory.mkdir()
+        for name, part in [(EMPTY, self.empty), *((str(i), part) for i, part in enumerate(self.parts))]:
+            if part.file is None:
+                faiss_part.write(part.index, directory / name)
+            else:
+                _link(part.file, directory / name)
+
+
+def _link(file: Path, place: Path) -> None:
+    try:
+        os.link(file, place)
+    except OSError:  # not on this file system
+        shutil.copyfile(file, place)
+
+
+def build(factory: str, dimension: int, blocks: Blocks, sample: Callable[[], Floats], threads: int) -> Index:
+    """An index over blocks of (ids [n], vectors [n, K]).
 
     Args:
         factory: a FAISS factory string.
         dimension: K.
         blocks: ids and vectors.
         sample: gives vectors [n, K] to train quantisers on; only called where the factory needs training.
-        threads: BLAS and FAISS threads.
+        threads: of building and searching.
 
     Raises:
         ConfigError: not a factory string, or one that needs more rows than there are.
     """
-    faiss.omp_set_num_threads(threads)
-    if "IDMap" in factory:
-        raise ConfigError(f"expected index.factory without IDMap, which is always added, got {factory!r}; leave it out")
-    try:
-        index = _with_ids(faiss.index_factory(dimension, factory, faiss.METRIC_INNER_PRODUCT))
-    except RuntimeError as error:
-        raise ConfigError(
-            f"expected a FAISS factory string for index.factory, got {factory!r}; try Flat or IVF256,SQ8"
-        ) from error
+    faiss_part.use_threads(threads)
+    index = faiss_part.empty(factory, dimension)
     if not index.is_trained:
-        _train(index, factory, sample())
-    _add(index, blocks)
-    return index
+        faiss_part.train(index, factory, sample())
+    built = Index(Part(index), threads)
+    built.add(blocks)
+    return built
 
 
-def _add(index: Any, blocks: Iterable[tuple[np.ndarray[Any, Any], Floats]]) -> None:
-    for own, rows in blocks:
-        if len(own):
-            index.add_with_ids(np.ascontiguousarray(rows, np.float32), np.ascontiguousarray(own, np.int64))
-
-
-def _with_ids(index: Any) -> Any:
-    """An index that takes ids of ours, so that excluded rows leave no gaps.
-
-    Inverted files do so themselves; in a wrapper, they would answer with wrong ids once rows were taken out.
-    """
-    if isinstance(_inner(index), faiss.IndexIVF):
-        return index
-    wrapped = faiss.IndexIDMap(index)
-    index.this.disown()
-    wrapped.own_fields = True
-    return wrapped
-
-
-def _inner(index: Any) -> Any:
-    """The part of an index that holds the vectors: behind ids and rotations."""
-    inner = faiss.downcast_index(index)
-    while isinstance(inner, (faiss.IndexIDMap, faiss.IndexPreTransform)):
-        inner = faiss.downcast_index(inner.index)
-    return inner
-
-
-def _train(index: Any, factory: str, sample: Floats) -> None:
-    try:
-        index.train(np.ascontiguousarray(sample, np.float32))
-    except RuntimeError as error:
-        raise ConfigError(
-            f"expected enough rows to train index.factory {factory!r}, got {len(sample)}; use fewer cells, or Flat"
-        ) from error
-
-
-def tune(index: Any, probes: int, breadth: int) -> None:
-    """Set how much of the index a search visits; kinds without such a parameter are left as they are."""
-    inner = _inner(index)
-    if isinstance(inner, faiss.IndexIVF):
-        inner.nprobe = min(probes, inner.nlist)
-    elif isinstance(inner, faiss.IndexHNSW):
-        inner.hnsw.efSearch = breadth
-
-
-def save(index: Any, path: Path) -> None:
-    """Write an index."""
-    # Through Python's file: faiss's own only prints what goes wrong when the last bytes are written out.
-    with path.open("wb") as stream:
-        faiss.write_index(index, faiss.PyCallbackIOWriter(stream.write, WRITE_BYTES))  # type: ignore[attr-defined]
-
-
-def load(path: Path) -> Any:
-    """Read an index, mapped into memory where its kind allows.
+def load(directory: Path, threads: int) -> Index:
+    """Read an index; its parts are mapped into memory where their kind allows.
 
     Raises:
         StoreError: it does not read.
     """
-    try:
-        return faiss.read_index(str(path), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
-    except RuntimeError as error:
-        raise StoreError(f"expected an index at {path}, got none that opens; see `lowland verify`") from error
-
-
-def search(index: Any, vectors: Floats, k: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Ids [q, k] and inner products [q, k] of the k nearest; -1 where the search found fewer."""
-    products, ids = index.search(np.ascontiguousarray(vectors, np.float32), k)
-    return ids, products
-
-
-def reopen(path: Path) -> Any:
-    """Read an index to change it; `load` is for searching.
-
-    Raises:
-        StoreError: it does not read.
-    """
-    try:
-        return faiss.read_index(str(path))
-    except RuntimeError as error:
-        raise StoreError(f"expected an index at {path}, got none that opens; see `lowland verify`") from error
-
-
-def update(index: Any, gone: np.ndarray[Any, Any], blocks: Iterable[tuple[np.ndarray[Any, Any], Floats]],
-           threads: int) -> bool:  # fmt: skip
-    """Take the ids `gone` out and add blocks of (ids, vectors); False, and no change, where the kind cannot."""
-    faiss.omp_set_num_threads(threads)
-    if len(gone):
-        try:
-            index.remove_ids(np.ascontiguousarray(gone, np.int64))
-        except RuntimeError:  # a graph, whose nodes are held by others
-            return False
-    _add(index, blocks)
-    return True
-
-
-def is_trained_on_rows(index: Any) -> bool:
-    """Whether the kind has quantisers that were fitted to rows."""
-    return not isinstance(_inner(index), (faiss.IndexFlat, faiss.IndexHNSWFlat))
-
-
-def ids(index: Any) -> np.ndarray[Any, Any]:
-    """The ids of all vectors of an index, [n]."""
-    inner: Any = _inner(index)
-    if not isinstance(inner, faiss.IndexIVF):
-        wrapper: Any = faiss.downcast_index(index)
-        return faiss.vector_to_array(wrapper.id_map)
-    lists: Any = inner.invlists
-    return np.concatenate([faiss.rev_swig_ptr(lists.get_ids(i), lists.list_size(i)) for i in range(inner.nlist)])
-
-
-def vectors(index: Any, wanted: np.ndarray[Any, Any]) -> Floats | None:
-    """What an index keeps of the vectors with these ids, [n, K]; None where its kind cannot tell."""
-    inner, places = _inner(index), wanted
-    if isinstance(inner, faiss.IndexIVF):
-        inner.set_direct_map_type(faiss.DirectMap.Hashtable)  # type: ignore[attr-defined]
-    else:
-        known = ids(index)
-        order = np.argsort(known, kind="stable")
-        places = order[np.searchsorted(known, wanted, sorter=order)]
-        wrapper: Any = faiss.downcast_index(index)
-        index = faiss.downcast_index(wrapper.index)
-    try:
-        return np.stack([index.reconstruct(int(place)) for place in places])
-    except RuntimeError:
-        return None
-
-
-def error(index: Any) -> float:
-    """How far a coordinate of a kept vector may be off, as a share of the largest one there is; 2 where all may be."""
-    inner = _inner(index)
-    if isinstance(inner, (faiss.IndexFlat, faiss.IndexIVFFlat, faiss.IndexHNSWFlat)):
-        return 0.0 if inner.d == index.d else 2.0
-    return 0.05 if isinstance(inner, (faiss.IndexScalarQuantizer, faiss.IndexIVFScalarQuantizer)) else 2.0
+    faiss_part.use_threads(threads)
+    files = [directory / EMPTY, *(directory / str(i) for i in range(len(list(directory.glob("*"))) - 1))]
+    empty, *parts = (Part(faiss_part.read(file), file) for file in files)
+    return Index(empty, threads, parts)

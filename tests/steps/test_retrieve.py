@@ -114,7 +114,7 @@ def test_queries_of_any_size_are_answered(codes, rows, queries):
 
 def test_a_search_that_visits_too_little_says_less_and_not_something_wrong(codes, rows, queries):
     index = index_of(codes, "influence", "IVF16,Flat", fetched=1, oversample=1)
-    indexes.tune(index.index, probes=1, breadth=1)
+    index.index.tune(probes=1, breadth=1)
     found = index_search(index, codes, "influence", queries, 60, False, WORKERS)
     for ids, scores, query in zip(found.ids, found.scores, queries, strict=True):
         here = ids >= 0

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import ConfigError, StoreError
-from pipeline.storage import indexes
+from pipeline.storage import faiss_part, indexes
 
 K = 16
 IDS = np.arange(400) * 3 + 1
@@ -25,7 +25,7 @@ def rows():
 def make(factory, rows, ids=IDS, parts=3):
     chosen = [(ids[part], rows[part]) for part in np.array_split(np.arange(len(rows)), parts)]
     index = indexes.build(factory, K, chosen, lambda: rows, threads=1)
-    indexes.tune(index, probes=4, breadth=400)
+    index.tune(probes=4, breadth=400)
     return index
 
 
@@ -36,19 +36,19 @@ def exact(rows, queries, k, ids=IDS):
 @pytest.mark.parametrize("factory", FACTORIES)
 def test_every_kind_finds_neighbours_by_inner_product_before_and_after_its_file(tmp_path, rows, factory):
     index, queries = make(factory, rows), rows[:50]
-    ids, products = indexes.search(index, queries, 10)
+    ids, products = index.search(queries, 10)
     assert ids.shape == products.shape == (50, 10) and set(ids.ravel()) <= {*IDS, -1}
     truth = exact(rows, queries, 10)
     recall = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(ids, truth, strict=True)])
     assert recall >= (0.4 if "PQ" in factory or "RaBitQ" in factory else 0.95)
-    indexes.save(index, tmp_path / "x.faiss")
-    loaded = indexes.load(tmp_path / "x.faiss")
-    indexes.tune(loaded, probes=4, breadth=400)
-    assert np.array_equal(indexes.search(loaded, queries, 10)[0], ids)
+    index.save(tmp_path / "x.faiss")
+    loaded = indexes.load(tmp_path / "x.faiss", 1)
+    loaded.tune(probes=4, breadth=400)
+    assert np.array_equal(loaded.search(queries, 10)[0], ids)
 
 
 def test_the_flat_index_is_exact(rows):
-    ids, products = indexes.search(make("Flat", rows), rows[:20], 7)
+    ids, products = make("Flat", rows).search(rows[:20], 7)
     assert np.array_equal(ids, exact(rows, rows[:20], 7))
     np.testing.assert_allclose(products[:, 0], (rows[:20] @ rows.T).max(1), rtol=1e-6)
 
@@ -57,25 +57,25 @@ def test_the_flat_index_is_exact(rows):
 def test_excluded_rows_are_never_found(rows, factory):
     kept = np.arange(400) % 7 != 0
     index = indexes.build(factory, K, [(IDS[kept], rows[kept]), (IDS[:0], rows[:0])], lambda: rows[kept], threads=1)
-    indexes.tune(index, probes=4, breadth=400)
-    ids, _ = indexes.search(index, rows[~kept], 20)
+    index.tune(probes=4, breadth=400)
+    ids, _ = index.search(rows[~kept], 20)
     assert set(ids.ravel()) <= {*IDS[kept], -1}
 
 
 @pytest.mark.parametrize("factory", [*FACTORIES, "PCA16,IVF4,Flat"])
 def test_rows_are_added_and_taken_out_where_the_kind_allows(tmp_path, rows, factory):
     gone, kept = IDS[[3, 7, 100]], np.delete(np.arange(400), [3, 7, 100])
-    indexes.save(make(factory, rows[:300], IDS[:300]), tmp_path / "x.faiss")
-    index = indexes.reopen(tmp_path / "x.faiss")
-    allowed = indexes.update(index, gone, [(IDS[300:], rows[300:])], threads=1)
+    make(factory, rows[:300], IDS[:300]).save(tmp_path / "x.faiss")
+    index = indexes.load(tmp_path / "x.faiss", 1)
+    allowed = index.remove(gone)
     assert allowed == ("HNSW" not in factory)
     if not allowed:
-        assert sorted(indexes.ids(index)) == IDS[:300].tolist()
-        assert indexes.update(index, IDS[:0], [(IDS[300:], rows[300:])], threads=1)  # adding it can do
+        assert sorted(index.ids()) == IDS[:300].tolist()
         kept = np.arange(400)
-    assert sorted(indexes.ids(index)) == IDS[kept].tolist()
-    indexes.tune(index, probes=4, breadth=400)
-    found, _ = indexes.search(index, rows[:50], 10)
+    index.add([(IDS[300:], rows[300:])])
+    assert sorted(index.ids()) == IDS[kept].tolist()
+    index.tune(probes=4, breadth=400)
+    found, _ = index.search(rows[:50], 10)
     truth = exact(rows[kept], rows[:50], 10, IDS[kept])
     assert set(found.ravel()) <= {*IDS[kept], -1}
     recall = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found, truth, strict=True)])
@@ -84,19 +84,19 @@ def test_rows_are_added_and_taken_out_where_the_kind_allows(tmp_path, rows, fact
 
 @pytest.mark.parametrize("factory", FACTORIES)
 def test_kept_vectors_are_the_rows_as_near_as_the_kind_keeps_them(tmp_path, rows, factory):
-    indexes.save(make(factory, rows), tmp_path / "x.faiss")
-    index = indexes.load(tmp_path / "x.faiss")
+    make(factory, rows).save(tmp_path / "x.faiss")
+    index = indexes.load(tmp_path / "x.faiss", 1)
     wanted = np.array([5, 390, 17])
-    kept = indexes.vectors(index, IDS[wanted])
+    kept = index.vectors(IDS[wanted])
     off = np.abs(kept - rows[wanted]).max()
-    assert off <= indexes.error(index) * np.abs(rows).max()
-    assert (off == 0) == (indexes.error(index) == 0)
-    assert indexes.is_trained_on_rows(index) == (factory not in ("Flat", "HNSW16"))
+    assert off <= index.error * np.abs(rows).max()
+    assert (off == 0) == (index.error == 0)
+    assert index.trained_on_rows == (factory not in ("Flat", "HNSW16"))
 
 
 def test_a_search_for_more_than_there_are_ends_in_minus_one(rows):
     index = indexes.build("Flat", K, [(IDS[:3], rows[:3])], lambda: rows[:3], threads=1)
-    ids, _ = indexes.search(index, rows[:1], 5)
+    ids, _ = index.search(rows[:1], 5)
     assert sorted(ids[0, :3]) == [1, 4, 7] and ids[0, 3:].tolist() == [-1, -1]
 
 
@@ -104,16 +104,16 @@ def test_more_probes_find_more(rows):
     index, truth = make("IVF16,Flat", rows), exact(rows, rows, 10)
     shares = []
     for probes in (1, 4, 99):
-        indexes.tune(index, probes, 16)
-        ids, _ = indexes.search(index, rows, 10)
+        index.tune(probes, 16)
+        ids, _ = index.search(rows, 10)
         shares.append(np.mean([len(set(a) & set(b)) / 10 for a, b in zip(ids, truth, strict=True)]))
     assert shares[0] < shares[1] < shares[2] == 1
 
 
 def test_probes_reach_an_inverted_file_behind_a_rotation(rows):
     index, truth = make("PCA16,IVF16,Flat", rows), exact(rows, rows, 10)
-    indexes.tune(index, probes=16, breadth=16)
-    ids, _ = indexes.search(index, rows, 10)
+    index.tune(probes=16, breadth=16)
+    ids, _ = index.search(rows, 10)
     # The transform subtracts the mean, which moves inner products a little; one cell of sixteen would find a third.
     assert np.mean([len(set(a) & set(b)) / 10 for a, b in zip(ids, truth, strict=True)]) > 0.9
 
@@ -122,8 +122,8 @@ def test_a_wider_search_of_a_graph_finds_more(rows):
     index, truth = make("HNSW4", rows), exact(rows, rows, 10)
     shares = []
     for breadth in (1, 400):
-        indexes.tune(index, probes=1, breadth=breadth)
-        ids, _ = indexes.search(index, rows, 10)
+        index.tune(probes=1, breadth=breadth)
+        ids, _ = index.search(rows, 10)
         shares.append(np.mean([len(set(a) & set(b)) / 10 for a, b in zip(ids, truth, strict=True)]))
     assert shares[0] < shares[1]
 
@@ -153,12 +153,59 @@ def test_what_is_no_index_is_refused(tmp_path, content):
     path = tmp_path / "x.faiss"
     if content is not None:
         path.write_bytes(content)
-    for opener in (indexes.load, indexes.reopen):
-        with pytest.raises(StoreError, match=r"expected an index at .*x.faiss, got none that opens; see `lowland veri"):
-            opener(path)
+    with pytest.raises(StoreError, match=r"expected an index at .*, got none that opens; see `lowland veri"):
+        indexes.load(path, 1)
 
 
 def test_a_full_disk_is_noticed(rows):
     with pytest.raises(OSError) as caught:
-        indexes.save(make("Flat", rows), Path("/dev/full"))
+        faiss_part.write(make("Flat", rows).empty.index, Path("/dev/full"))
     assert caught.value.errno == errno.ENOSPC
+
+
+@pytest.fixture
+def small_parts(monkeypatch):
+    monkeypatch.setattr(indexes, "PART_ROWS", 64)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("factory", ["Flat", "SQ8"])
+def test_parts_answer_as_one_index(rows, factory, threads, small_parts, monkeypatch):
+    index = make(factory, rows)
+    index.threads = threads
+    assert [part.index.ntotal for part in index.parts] == [64] * 6 + [16]
+    monkeypatch.setattr(indexes, "PART_ROWS", 10**9)
+    whole = make(factory, rows)
+    assert len(whole.parts) == 1
+    for found, expected in zip(index.search(rows[:50], 150), whole.search(rows[:50], 150), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert np.array_equal(np.sort(index.ids()), IDS)
+
+
+def test_cells_and_graphs_are_one_part(rows, small_parts):
+    assert [len(make(factory, rows).parts) for factory in ("IVF4,Flat", "HNSW16", "PCA16,IVF4,Flat")] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("factory", ["Flat", "RaBitQfs2"])
+def test_parts_that_do_not_change_stay_the_files_that_they_are(tmp_path, rows, factory, small_parts):
+    make(factory, rows[:300], IDS[:300]).save(tmp_path / "x.faiss")
+    index = indexes.load(tmp_path / "x.faiss", 1)
+    index.remove(IDS[[70, 71]])
+    index.add([(IDS[300:], rows[300:])])
+    index.save(tmp_path / "y.faiss")
+    same = [(tmp_path / "x.faiss" / name).samefile(tmp_path / "y.faiss" / name)
+            for name in ("empty", "0", "1", "2", "3", "4")]  # fmt: skip
+    assert same == [True, True, False, True, True, False]
+    assert not (tmp_path / "x.faiss" / "6").exists() and (tmp_path / "y.faiss" / "6").exists()
+    assert np.array_equal(np.sort(indexes.load(tmp_path / "y.faiss", 1).ids()), np.delete(IDS, [70, 71]))
+    assert np.array_equal(np.sort(indexes.load(tmp_path / "x.faiss", 1).ids()), IDS[:300])
+
+
+def test_a_part_whose_rows_are_all_gone_is_no_more(tmp_path, rows, small_parts):
+    index = make("Flat", rows)
+    index.remove(IDS[64:128])
+    assert len(index.parts) == 6
+    index.remove(IDS)
+    index.save(tmp_path / "x.faiss")
+    ids, _ = indexes.load(tmp_path / "x.faiss", 1).search(rows[:2], 3)
+    assert ids.tolist() == [[-1] * 3] * 2

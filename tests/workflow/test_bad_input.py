@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import pkgutil
 from pathlib import Path
 
 import numpy as np
@@ -349,22 +350,19 @@ def test_a_file_that_may_not_be_read(project: Project, tmp_path: Path, monkeypat
 
 
 @pytest.mark.parametrize(
-    ("stage", "where", "place"),
+    ("stage", "where", "writer"),
     [
-        ("index", ("--checkpoint", "trained", "--metric", "inner"), "index/trained-inner.faiss"),
-        ("scores", (), "scores/scores.parquet"),
+        ("index", ("--checkpoint", "trained", "--metric", "inner"), "indexes.faiss_part.write"),
+        ("scores", (), "tables.pq.write_table"),
     ],
 )
 def test_a_full_disk_under_foreign_writers(
-    stage: str, where: tuple[str, ...], place: str, project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stage: str, where: tuple[str, ...], writer: str, project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """FAISS and Arrow write to a device that is always full; each says it in its own way."""
-    copy = project.copy_of_run(tmp_path)
-
-    def to_full_device(path: Path) -> None:
-        path.with_name(f".{path.name}.{os.getpid()}.tmp").symlink_to("/dev/full")
-
-    monkeypatch.setattr("pipeline.storage.artefact._remove_leftovers", to_full_device)
+    copy, written = project.copy_of_run(tmp_path), f"pipeline.storage.{writer}"
+    write = pkgutil.resolve_name(written)
+    monkeypatch.setattr(written, lambda value, _: write(value, Path("/dev/full")))
     complaint = run_stage(copy, project.config, stage, *where).complaint
     assert "got a full disk; free some and run again" in complaint
     assert ask("verify", copy).code == 0

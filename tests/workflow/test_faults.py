@@ -53,8 +53,8 @@ DAMAGES = {
     "a byte of the metadata": Damage(f"{SHARD}.zarr/codes/zarr.json", flip, BY_INDEX),
     "a byte of a manifest": Damage(f"{SHARD}.json", flip, BY_INDEX),
     "a manifest cut short": Damage(f"{SHARD}.json", cut, BY_INDEX),
-    "a byte of the index": Damage("results/index/trained-inner.faiss", flip, BY_INDEX),
-    "the index cut short": Damage("results/index/trained-inner.faiss", cut, BY_INDEX),
+    "a byte of the index": Damage("results/index/trained-inner.faiss/0", flip, BY_INDEX),
+    "the index cut short": Damage("results/index/trained-inner.faiss/0", cut, BY_INDEX),
     "a byte of the scores": Damage("results/scores/scores.parquet", flip, SUSPECTS),
     "the scores deleted": Damage("results/scores/scores.parquet", Path.unlink, SUSPECTS),
     "a chunk of the vectors deleted": Damage("results/vectors/trained-query.zarr/solved/c/0/0", Path.unlink, BY_INDEX),
@@ -179,13 +179,12 @@ def test_an_index_of_other_vectors_is_named(project: Project, tmp_path: Path) ->
     layout = Layout(copy)
     for metric, change in (("inner", 1), ("cosine", 0)):
         path = layout.index("trained", metric)
-        manifest, index = read_manifest(path), indexes.reopen(path)
-        rows = indexes.vectors(index, np.arange(ROWS))
+        manifest, rows = read_manifest(path), indexes.load(path, 1).vectors(np.arange(ROWS))
         rows[ROWS - 1] += change
         ids = np.arange(ROWS) if change else np.arange(ROWS)[::-1] + 1
         made = indexes.build("Flat", rows.shape[1], [(ids, rows)], lambda kept=rows: kept, 1)
         with create(path, "index", manifest.identity, manifest.record) as place:
-            indexes.save(made, place)
+            made.save(place)
     answer = ask("verify", copy)
     assert "faults" in answer.complaint
     assert f"expected the codes of the stores in it, got other vectors, of row {ROWS - 1} for one" in answer.out

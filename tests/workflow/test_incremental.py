@@ -177,8 +177,7 @@ def test_the_index_takes_new_rows_and_gives_old_ones_back(project: Project, tmp_
             assert (record["added"], record["removed"], record["trained_rows"]) == (16, 1, ROWS)
             assert record["changed_since_recall"] == 0  # measured again: half of the rows are new
             codes = open_codes(layout, Plan.load(layout.plan), checkpoint, "train")
-            index = indexes.load(layout.index(checkpoint, metric))
-            kept = indexes.vectors(index, np.arange(ROWS + 15))
+            kept = indexes.load(layout.index(checkpoint, metric), 1).vectors(np.arange(ROWS + 15))
             expected = unit(codes.codes()).astype(np.float32) if metric == "cosine" else codes.codes()
             assert np.array_equal(kept, expected)
         probes = config_of(project.config, index={"probes": 3})
