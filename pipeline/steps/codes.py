@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -61,21 +62,11 @@ class CodeShard:
         """Decoded codes, float32: [n, K], or [n, C, K] of a shard of candidates."""
         return self.codec.decode(self.stored(rows))
 
-    def picked(self, rows: Array) -> Array:
-        """Decoded codes at some positions of the shard, ascending, checked by their norms and not by checksums."""
-        names = [name for name in ("codes", "row_scale", "block_scale") if name in self.arrays]
-        codes, row_scale, *scales = (self.arrays.pick(name, rows) for name in names)
-        decoded = self.codec.decode(Encoded(codes, row_scale, scales[0] if scales else _no_blocks(row_scale)))
-        norms = np.sqrt(np.einsum("...k,...k->...", decoded, decoded, dtype=np.float64))
-        expected = self.arrays.pick("norm_code", rows)
-        near = (norms == expected) | (np.abs(norms - expected) <= self.codec.norm_error * expected)
-        wrong = np.nonzero(~near & ~(np.isnan(norms) & np.isnan(expected)))[0]
-        if len(wrong):
-            raise StoreError(
-                f"expected row {self.positions[rows[wrong[0]]]} of {self.path} with the norm that is stored beside it, "
-                "got another; run `lowland verify` to see which file it is, delete its manifest and run `lowland run`"
-            )
-        return decoded
+    def picked(self, rows: Array) -> tuple[Encoded, Array]:
+        """Codes as they are stored, and their norms, at some places of the shard, ascending; without checksums."""
+        codes, scales = self.arrays.pick("codes", rows), self.arrays.pick("row_scale", rows)
+        blocks = self.arrays.pick("block_scale", rows) if "block_scale" in self.arrays else _no_blocks(scales)
+        return Encoded(codes, scales, blocks), self.arrays.pick("norm_code", rows)
 
     def read(self, name: str, rows: slice | None = None) -> Array:
         """Another array of the shard, whole or some rows."""
@@ -200,24 +191,34 @@ class CodeSet:
         return counted
 
     def gather(self, positions: Array) -> Array:
-        """Decoded codes of some positions, in their order, [p, K] float32.
+        """Decoded codes of some positions, in their order, [p, K] float32, checked by their norms.
 
         Raises:
             StoreError: no position, or codes whose norm is not the one that was stored beside them.
         """
-        positions = np.asarray(positions)
-        starts = np.array([shard.start for shard in self.shards])
-        owner = np.searchsorted(starts, positions, side="right") - 1
-        out: Array | None = None
-        for i in np.unique(owner):
-            mine = np.nonzero(owner == i)[0]
-            wanted, inverse = np.unique(positions[mine], return_inverse=True)
-            codes = self.shards[i].picked(np.searchsorted(self.shards[i].positions, wanted))[inverse]
-            out = np.empty((len(positions), codes.shape[1]), np.float32) if out is None else out
-            out[mine] = codes
-        if out is None:
+        wanted, inverse = np.unique(np.asarray(positions), return_inverse=True)
+        if not len(wanted):
             raise StoreError("expected at least one row to gather, got none")
-        return out
+        edges = [*np.searchsorted(wanted, [shard.start for shard in self.shards]), len(wanted)]
+        mine = [wanted[start:stop] for start, stop in pairwise(edges)]
+        found = [shard.picked(np.searchsorted(shard.positions, own))
+                 for shard, own in zip(self.shards, mine, strict=True) if len(own)]  # fmt: skip
+        stored = Encoded(*(np.concatenate(part) for part in zip(*(stored for stored, _ in found), strict=True)))
+        decoded = self.shards[0].codec.decode(stored)
+        self._check_norms(wanted, decoded, np.concatenate([norms for _, norms in found]))
+        return decoded[inverse]
+
+    def _check_norms(self, positions: Array, decoded: Array, expected: Array) -> None:
+        """Single rows are read without checksums: their norms, [p], say whether they are what was written."""
+        norms = np.sqrt(np.einsum("...k,...k->...", decoded, decoded, dtype=np.float64))
+        near = (norms == expected) | (np.abs(norms - expected) <= self.shards[0].codec.norm_error * expected)
+        wrong = positions[np.nonzero(~near & ~(np.isnan(norms) & np.isnan(expected)))[0]]
+        if len(wrong):
+            shard = next(shard for shard in reversed(self.shards) if shard.start <= wrong[0])
+            raise StoreError(
+                f"expected row {wrong[0]} of {shard.path} with the norm that is stored beside it, got another; run "
+                "`lowland verify` to see which file it is, delete its manifest and run `lowland run`"
+            )
 
 
 def blocks(codes: CodeSet, retired: bool = False) -> Iterator[tuple[Array, Array]]:

@@ -35,7 +35,9 @@ class Plain:
     dtype: np.dtype[Any]
 
     def rows(self, positions: Array) -> Array:
-        """The rows at some positions, [p, ...], in their order; positions within the array.
+        """The rows at some positions, [p, ...], in their order; positions within the array, best ascending.
+
+        Not mapped: pages of the cache would count as memory of this process.
 
         Raises:
             OSError: a chunk is missing or too short.
@@ -43,24 +45,29 @@ class Plain:
         out = np.empty((len(positions), *self.shape[1:]), self.dtype)
         if not out.size:
             return out
-        places = out.reshape(len(positions), -1).view(np.uint8)
-        owner, within = np.divmod(positions, self.chunk_rows)
-        order = np.argsort(owner, kind="stable")
-        chunks, starts = np.unique(owner[order], return_index=True)
-        for chunk, mine in zip(chunks, np.split(order, starts[1:]), strict=True):
-            self._read(int(chunk), within[mine], places, mine)
+        size, view = out[0].nbytes, memoryview(out.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
+        last, handle = -1, -1
+        try:
+            for place, position in enumerate(positions.tolist()):
+                chunk, row = divmod(position, self.chunk_rows)
+                if chunk != last:
+                    last, handle = chunk, self._reopened(handle, chunk)
+                if os.preadv(handle, [view[place * size : (place + 1) * size]], row * size) < size:
+                    raise OSError(f"expected {size} bytes at {row * size} in {self._file(chunk)}, got its end")
+        finally:
+            if handle >= 0:
+                os.close(handle)
         return out
 
-    def _read(self, chunk: int, within: Array, places: Array, mine: Array) -> None:
-        """Rows of a chunk into their places. Not mapped: pages of the cache would count as memory of this process."""
-        file, size = f"{self.directory}/c/{chunk}" + "/0" * (len(self.shape) - 1), places.shape[1]
-        handle = os.open(file, os.O_RDONLY)
-        try:
-            for row, place in zip(within.tolist(), mine.tolist(), strict=True):
-                if os.preadv(handle, [places[place]], row * size) < size:
-                    raise OSError(f"expected a row of {size} bytes at {row * size} in {file}, got the end of the file")
-        finally:
+    def _reopened(self, handle: int, chunk: int) -> int:
+        """Another chunk's file, in place of an open one."""
+        another = os.open(self._file(chunk), os.O_RDONLY)
+        if handle >= 0:
             os.close(handle)
+        return another
+
+    def _file(self, chunk: int) -> str:
+        return f"{self.directory}/c/{chunk}" + "/0" * (len(self.shape) - 1)
 
 
 def plain(directory: Path) -> Plain | None:
