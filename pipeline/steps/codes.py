@@ -118,11 +118,17 @@ class CodeBlock:
     shard: CodeShard
     rows: slice
 
-    def pieces(self) -> Iterator[tuple[slice, Array]]:
-        """A few rows of the shard at a time, and their decoded codes, [n, K] or [n, C, K] float32."""
+    def pieces(self, wanted: Array | None = None) -> Iterator[tuple[slice, Array]]:
+        """A few rows of the shard at a time, and their decoded codes, [n, K] or [n, C, K] float32.
+
+        Args:
+            wanted: rows of the block, bool; pieces that hold none of them are left out.
+        """
         stored = self.shard.stored(self.rows)
         step = max(1, PIECE_BYTES // (8 * math.prod(stored.codes.shape[1:-1]) * self.shard.codec.dimension))
         for start in range(0, len(stored.codes), step):
+            if wanted is not None and not wanted[start : start + step].any():
+                continue
             piece = Encoded(*(part[start : start + step] for part in stored))
             first = self.rows.start + start
             yield slice(first, first + len(piece.codes)), self.shard.codec.decode(piece)

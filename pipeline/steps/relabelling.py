@@ -1,11 +1,12 @@
 """Relabelling: S of the train rows under every label, and the label that disturbs the validation set least.
 
-S under every label takes C quadratic forms a row, and follows from the codes and the curvature of the validation rows
-alone: for shards whose codes are as they were, under a curvature that is, it is taken over from the former table.
+S under every label takes C quadratic forms a row, and follows from the row's codes and the curvature of the validation
+rows alone: where both are as they were, it is taken over from the former table.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from pipeline.core.influence import relabel
 from pipeline.core.preconditioner import Preconditioner
 from pipeline.errors import StoreError
 from pipeline.steps.code import stands_for
-from pipeline.steps.codes import BLOCK_HELD_BYTES, CodeBlock, CodeSet, CodeShard
+from pipeline.steps.codes import BLOCK_HELD_BYTES, CodeBlock, CodeSet
 from pipeline.steps.job import Job
 from pipeline.steps.preconditioned import open_preconditioner
 from pipeline.steps.stores import open_candidates
@@ -27,73 +28,93 @@ Columns = dict[str, Array]
 
 UNKNOWN = -1
 """Label of a row without candidates."""
+TAKEN_OVER = ("predicted", "s_by_label")
 
 
-def relabelled(job: Job, labels: Array) -> dict[str, Any]:
-    """Columns by position: suggested and predicted labels, margins and S under every label, for given labels [N].
+@dataclass(frozen=True)
+class Relabelled:
+    """What relabelling says of N rows.
 
-    Rows without candidates, and those that take part in no answer, keep -1 and NaN.
+    Attributes:
+        columns: by position: suggested and predicted labels, margins, S under every label, and hashes of the codes.
+        computed: of how many rows S was computed, and not taken over.
     """
+
+    columns: Columns
+    computed: int
+
+
+def relabelled(job: Job, labels: Array) -> Relabelled:
+    """For given labels [N]; rows without candidates, and those that take part in no answer, keep -1 and NaN."""
     plan = job.plan()
     candidates = open_candidates(job.layout, plan, "flat", "train")
     preconditioner, curvature = open_preconditioner(job.layout, "flat", "validation")
-    found = _former(job, candidates, curvature, len(plan.classes))
-    fresh = [shard for shard in candidates.shards if (found["predicted"][_counted(shard)] == UNKNOWN).any()]
-    _compute(job, CodeSet(tuple(fresh), candidates.rows), preconditioner, found)
-    known = found["predicted"] != UNKNOWN
-    suggested, margin = np.full(len(labels), UNKNOWN), np.full(len(labels), np.nan)
-    suggested[known], margin[known] = relabel(found["s"][known], labels[known])
-    return {"suggested": suggested, "margin": margin, "predicted": found["predicted"], "s_by_label": found["s"]}
+    columns = {
+        "predicted": np.full(candidates.rows, UNKNOWN),
+        "s_by_label": np.full((candidates.rows, len(plan.classes)), np.nan),
+        "label_codes": candidates.column("code_hash"),
+    }
+    counted = candidates.counted()
+    if (former := _former(job, curvature)) is not None:
+        _take_over(columns, former, counted)
+    wanted = counted & (columns["predicted"] == UNKNOWN)
+    _compute(job, candidates, preconditioner, columns, wanted)
+    columns.update(suggested=np.full(len(labels), UNKNOWN), margin=np.full(len(labels), np.nan))
+    columns["suggested"][counted], columns["margin"][counted] = relabel(columns["s_by_label"][counted], labels[counted])
+    return Relabelled(columns, int(wanted.sum()))
 
 
-def _counted(shard: CodeShard) -> Array:
-    """Positions of a shard's rows that take part in answers."""
-    return shard.positions[shard.counted]
-
-
-def _former(job: Job, candidates: CodeSet, curvature: Manifest, classes: int) -> Columns:
-    """S under every label [N, C] and predictions [N], as far as the former table has them of the present codes."""
-    found = {"s": np.full((candidates.rows, classes), np.nan), "predicted": np.full(candidates.rows, UNKNOWN)}
-    if (table := _table(job, curvature)) is None:
-        return found
-    manifest, columns = table
-    for shard in candidates.shards:
-        if shard.manifest.digest in manifest.identity["candidates"]:
-            rows = _counted(shard)
-            found["s"][rows], found["predicted"][rows] = columns["s_by_label"][rows], columns["predicted"][rows]
-    return found
-
-
-def _table(job: Job, curvature: Manifest) -> tuple[Manifest, Columns] | None:
-    """The former table, if its S was made under this curvature, and as it would be now."""
+def _former(job: Job, curvature: Manifest) -> Columns | None:
+    """Of the former table, if its S was made under this curvature, and as it would be now."""
     manifest = kept_manifest(job.layout.scores, "scores")
-    if manifest is None or manifest.identity["curvature"][0] != curvature.digest:
+    if manifest is None or curvature.digest not in manifest.identity["curvature"]:
         return None
     if not stands_for(job.stage, manifest.record["code"], job.config, job.layout.run):
         return None
     try:
-        return manifest, read_arrays(job.layout.scores, ["s_by_label", "predicted"])
+        return read_arrays(job.layout.scores, [*TAKEN_OVER, "label_codes"])
     except StoreError:  # of a task that knew no labels
         return None
 
 
-def _compute(job: Job, candidates: CodeSet, preconditioner: Preconditioner, found: Columns) -> None:
-    """The columns of some shards, into their places."""
-    parts = candidates.parts()
-    progress = job.progress("relabelling", len(parts), "blocks")
-    columns = each(relabel_part, parts, job.workers(), (preconditioner,), BLOCK_HELD_BYTES, progress.add)
-    for part, values in zip(parts, columns, strict=True):
-        counted = part.shard.counted[part.rows]
-        rows = part.shard.positions[part.rows][counted]
-        for name in found:
-            found[name][rows] = values[name][counted]
+def _take_over(columns: Columns, former: Columns, counted: Array) -> None:
+    """What the former table says of rows with the same codes, wherever these were in it."""
+    known = np.nonzero(former["predicted"] != UNKNOWN)[0]
+    if not len(known):
+        return
+    order = known[np.argsort(former["label_codes"][known], kind="stable")]
+    at = np.searchsorted(former["label_codes"][order], columns["label_codes"]).clip(max=len(order) - 1)
+    same = counted & (former["label_codes"][order[at]] == columns["label_codes"])
+    for name in TAKEN_OVER:
+        columns[name][same] = former[name][order[at[same]]]
 
 
-def relabel_part(block: CodeBlock, preconditioner: Preconditioner) -> Columns:
-    """S under every label, [n, C], and the label of least loss, [n], of a block's rows, piece by piece in float64."""
-    s, predicted = [], []
-    for rows, codes in block.pieces():
-        forms = preconditioner.forms(codes.astype(np.float64).reshape(-1, codes.shape[-1]))
-        s.append(forms.s.reshape(codes.shape[:2]))
-        predicted.append(block.shard.read("loss", rows).argmin(1))
-    return {"s": np.concatenate(s), "predicted": np.concatenate(predicted)}
+@dataclass(frozen=True)
+class Asked:
+    """A block of rows, and which of them are asked for, [n] bool."""
+
+    block: CodeBlock
+    wanted: Array
+
+
+def _compute(job: Job, candidates: CodeSet, preconditioner: Preconditioner, columns: Columns, wanted: Array) -> None:
+    """The columns of the rows that are wanted, [N] bool, into their places."""
+    every = [Asked(part, wanted[part.shard.positions[part.rows]]) for part in candidates.parts()]
+    asked = [each for each in every if each.wanted.any()]
+    progress = job.progress("relabelling", len(asked), "blocks")
+    found = each(relabel_part, asked, job.workers(), (preconditioner,), BLOCK_HELD_BYTES, progress.add)
+    for part, values in zip(asked, found, strict=True):
+        rows = part.block.shard.positions[part.block.rows][part.wanted]
+        for name in TAKEN_OVER:
+            columns[name][rows] = values[name]
+
+
+def relabel_part(asked: Asked, preconditioner: Preconditioner) -> Columns:
+    """Label of least loss, [n], and S under every label, [n, C], of the rows asked for, piece by piece in float64."""
+    predicted, s, first = [], [], asked.block.rows.start
+    for rows, codes in asked.block.pieces(asked.wanted):
+        wanted = asked.wanted[rows.start - first : rows.stop - first]
+        chosen = codes[wanted].astype(np.float64)
+        predicted.append(asked.block.shard.read("loss", rows)[wanted].argmin(1))
+        s.append(preconditioner.forms(chosen.reshape(-1, chosen.shape[-1])).s.reshape(chosen.shape[:2]))
+    return {"predicted": np.concatenate(predicted), "s_by_label": np.concatenate(s)}

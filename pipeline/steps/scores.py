@@ -34,6 +34,7 @@ NOTES = {
     "suggested": "argmin over labels c of S(x, c); -1 where unknown",
     "margin": "S(given label) - S(suggested label)",
     "predicted": "argmin over labels c of the loss at flat: the prediction there; -1 where unknown",
+    "label_codes": "hash of the codes under all labels",
     "flag": "1: loss or gradient not finite, 2: retired; no score",
 }
 
@@ -56,10 +57,13 @@ def run(job: Job) -> None:
         **scores,
         "flag": np.where(retired, RETIRED, np.where(finite, FINITE, NOT_FINITE)).astype(np.int8),
     }
+    computed = 0
     if plan.labelled:
         posterior, arrays = open_arrays(job.layout.posterior, "posterior")
         columns["wrong"] = arrays.read("surprise")
-        columns.update(relabelled(job, labels))
+        found = relabelled(job, labels)
+        columns.update(found.columns)
+        computed = found.computed
     for name, values in columns.items():
         if isinstance(values, np.ndarray) and values.dtype.kind == "f" and values.ndim == 1:
             columns[name] = np.where(counted, values, np.nan)
@@ -75,6 +79,7 @@ def run(job: Job) -> None:
     }
     with job.writing(job.layout.scores, "scores", identity) as (path, record):
         write_table(path, columns, {**{name: note_of(name) for name in scores}, **NOTES})
+        record["relabelled"] = computed
         record["flagged"] = [int(i) for i in np.nonzero(~finite & ~retired)[0]]
 
 

@@ -1,4 +1,4 @@
-"""Nearest neighbours by inner product, in parts of some ten thousand rows that are searched side by side.
+"""Nearest neighbours by inner product, in parts of some hundred thousand rows that are searched side by side.
 
 Rows are added to the last part, and taken out of those that hold them; all other parts stay the files that they are.
 Kinds that do not look at every row (cells, graphs) are one part, for in several they would look at more. An index on
@@ -7,6 +7,7 @@ disk is a directory: `empty`, a part without rows whose quantisers are trained, 
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterable
@@ -20,12 +21,15 @@ import numpy as np
 
 from pipeline.storage import faiss_part
 
-PART_ROWS = 65_536
-"""Rows of a part: of a million, sixteen, enough for as many cores."""
+PART_ROWS = 2**18
+"""Rows of a part: of a million, four. Each finds its best from nothing, so that many small parts take longer."""
+SPREAD = 3
+"""A part is first asked for as many of the k best as it has by chance, and so many deviations more."""
 EMPTY = "empty"
 
 Array = np.ndarray[Any, Any]
 Floats = np.ndarray[Any, np.dtype[np.float32]]
+Found = tuple[Array, Array]
 Blocks = Iterable[tuple[Array, Floats]]
 
 
@@ -82,15 +86,23 @@ class Index:
     def search(self, vectors: Floats, k: int) -> tuple[Array, Array]:
         """Ids [q, k] and inner products [q, k] of the k nearest; -1 where the search found fewer."""
         asked = np.ascontiguousarray(vectors, np.float32)
-        answers = list(self._map(lambda part: faiss_part.search(part.index, asked, k), self.parts or [self.empty]))
-        if len(answers) == 1:
-            return answers[0]
-        ids, products = (np.concatenate(each, axis=1) for each in zip(*answers, strict=True))
-        best = np.argsort(np.where(ids < 0, np.inf, -products), axis=1, kind="stable")[:, :k]
-        return np.take_along_axis(ids, best, 1), np.take_along_axis(products, best, 1)
+        parts = self.parts or [self.empty]
+        expected = k / len(parts)
+        first = k if len(parts) == 1 else min(k, math.ceil(expected + SPREAD * math.sqrt(expected)) + SPREAD)
+        answers = self._asked(parts, asked, first)
+        if first < k:
+            again = _incomplete(answers, k)
+            for i, answer in zip(again, self._asked([parts[i] for i in again], asked, k), strict=True):
+                answers[i] = answer
+        return _best(answers, k)
 
-    def _map(self, call: Callable[[Part], Any], parts: list[Part]) -> Iterable[Any]:
-        return map(call, parts) if len(parts) == 1 or self.threads == 1 else self._pool.map(call, parts)
+    def _asked(self, parts: list[Part], vectors: Floats, k: int) -> list[Found]:
+        """What each part finds."""
+
+        def ask(part: Part) -> Found:
+            return faiss_part.search(part.index, vectors, k)
+
+        return list(map(ask, parts) if len(parts) == 1 or self.threads == 1 else self._pool.map(ask, parts))
 
     @cached_property
     def _pool(self) -> ThreadPoolExecutor:
@@ -136,6 +148,22 @@ class Index:
                 faiss_part.write(part.index, directory / name)
             else:
                 _link(part.file, directory / name)
+
+
+def _incomplete(answers: list[Found], k: int) -> list[int]:
+    """Parts whose last find is among the k best of all, so that they may have more of them."""
+    products = np.sort(np.concatenate([np.where(ids < 0, -np.inf, found) for ids, found in answers], axis=1), axis=1)
+    least = products[:, -k] if products.shape[1] >= k else np.full(len(products), -np.inf)
+    return [i for i, (ids, found) in enumerate(answers) if ((ids[:, -1] >= 0) & (found[:, -1] >= least)).any()]
+
+
+def _best(answers: list[Found], k: int) -> Found:
+    """The k best of all parts."""
+    if len(answers) == 1:
+        return answers[0]
+    ids, products = (np.concatenate(each, axis=1) for each in zip(*answers, strict=True))
+    best = np.argsort(np.where(ids < 0, np.inf, -products), axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(ids, best, 1), np.take_along_axis(products, best, 1)
 
 
 def _link(file: Path, place: Path) -> None:

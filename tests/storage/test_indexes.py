@@ -182,6 +182,17 @@ def test_parts_answer_as_one_index(rows, factory, threads, small_parts, monkeypa
     assert np.array_equal(np.sort(index.ids()), IDS)
 
 
+@pytest.mark.parametrize("k", [7, 40, 90, 400, 500])
+def test_the_best_are_found_wherever_they_lie(rows, k, small_parts):
+    """In order of their products with one query, so that its best are all in one part."""
+    order = np.argsort(-(rows @ rows[0]))
+    index, queries = make("Flat", rows[order]), rows[[0, 5]]
+    found, products = index.search(queries, k)
+    assert found.shape == products.shape == (2, k)
+    assert np.array_equal(found[:, : min(k, 400)], exact(rows[order], queries, k))
+    assert (np.diff(products[:, : min(k, 400)]) <= 0).all() and (found[:, 400:] == -1).all()
+
+
 def test_cells_and_graphs_are_one_part(rows, small_parts):
     assert [len(make(factory, rows).parts) for factory in ("IVF4,Flat", "HNSW16", "PCA16,IVF4,Flat")] == [1, 1, 1]
 

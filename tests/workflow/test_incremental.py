@@ -88,7 +88,12 @@ def test_appended_rows_are_captured_alone(project: Project, tmp_path: Path) -> N
         assert all(np.array_equal(after[name][:10], values) for name, values in before[where].items())
         assert read_manifest(place(copy, *where, "00000")).digest == untouched[where]
     with afresh(project, tmp_path / "fresh", table(ROWS + 15)) as fresh:
-        close(scores_of(copy), scores_of(fresh))
+        found, expected = scores_of(copy), scores_of(fresh)
+        close(found, expected)
+        np.testing.assert_allclose(found["s_by_label"], expected["s_by_label"], rtol=1e-3)
+        assert np.array_equal(found["suggested"], expected["suggested"])
+        records = [read_manifest(Layout(run).scores).record["relabelled"] for run in (copy, fresh)]
+        assert records == [15, ROWS + 15]
         for score in ("influence@trained", "fvm@flat", "cosine@trained"):
             assert np.array_equal(answers(copy, score)[0], answers(fresh, score)[0])
 
@@ -285,6 +290,9 @@ def test_retired_rows_leave_what_a_store_without_them_has(
     assert (scores["flag"][GONE] == 2).all() and (scores["flag"][kept] == 0).all()
     assert all(np.isnan(scores[name][GONE].astype(float)).all() for name in SCORES)
     close({name: scores[name][kept] for name in SCORES}, expected)
+    assert np.isnan(scores["s_by_label"][GONE]).all() and (scores["predicted"][GONE] == -1).all()
+    np.testing.assert_allclose(scores["s_by_label"][kept], expected["s_by_label"], rtol=1e-3)
+    assert read_manifest(Layout(copy).scores).record["relabelled"] == 0
     for score in ("influence@trained", "fvm@flat", "cosine@trained"):
         found, wanted = answers(copy, score), answers(without, score)
         assert np.array_equal(found[0], kept[wanted[0]])
