@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,9 @@ from pipeline.storage.layout import Layout
 from pipeline.storage.opened import open_arrays
 
 Array = np.ndarray[Any, Any]
+
+HELD_BYTES = 2**26
+"""Vectors that are kept in memory once a row of them was asked for."""
 
 
 def open_preconditioner(layout: Layout, checkpoint: str, split: str) -> tuple[Preconditioner, Manifest]:
@@ -44,14 +48,24 @@ class Vectors:
 
     manifest: Manifest
     arrays: Arrays
+    held: dict[str, Array] = field(default_factory=dict)
+    """Arrays that were read whole."""
 
     def codes(self, rows: Array | slice | None = None) -> Array:
         """g, [n, K]."""
-        return self.arrays.read("code", rows)
+        return self._read("code", rows)
 
     def solved(self, rows: Array | slice | None = None) -> Array:
         """u = H^-1 g, [n, K]."""
-        return self.arrays.read("solved", rows)
+        return self._read("solved", rows)
+
+    def _read(self, name: str, rows: Array | slice | None) -> Array:
+        """Single rows of a small array are given from memory: reading one takes all of its chunk, each time."""
+        if not isinstance(rows, np.ndarray) or 8 * math.prod(self.arrays.shape(name)) > HELD_BYTES:
+            return self.arrays.read(name, rows)
+        if name not in self.held:
+            self.held[name] = self.arrays.read(name)
+        return self.held[name][rows]
 
     def finite(self) -> Array:
         """Which rows are numbers, [n] bool."""

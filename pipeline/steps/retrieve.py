@@ -35,7 +35,7 @@ class Ranked:
     scores: Array
 
 
-LEAST_FETCHED = 160
+LEAST_FETCHED = 128
 """Candidates that an approximate index is asked for at least: of a million rows, .98 of the ten best are among them."""
 
 

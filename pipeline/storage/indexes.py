@@ -90,10 +90,9 @@ class Index:
         expected = k / len(parts)
         first = k if len(parts) == 1 else min(k, math.ceil(expected + SPREAD * math.sqrt(expected)) + SPREAD)
         answers = self._asked(parts, asked, first)
-        if first < k:
-            again = _incomplete(answers, k)
-            for i, answer in zip(again, self._asked([parts[i] for i in again], asked, k), strict=True):
-                answers[i] = answer
+        again = _incomplete(answers, k) if first < k else []
+        for i, answer in zip(again, self._asked([parts[i] for i in again], asked, k), strict=True):
+            answers[i] = answer
         return _best(answers, k)
 
     def _asked(self, parts: list[Part], vectors: Floats, k: int) -> list[Found]:
