@@ -26,6 +26,7 @@ from sklearn.datasets import load_digits
 
 from pipeline.cli import main
 from pipeline.config import workflow_root
+from tests import warm
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-W", "ignore", "-m", "pipeline"]
@@ -159,8 +160,8 @@ def array_bytes(array: np.ndarray) -> bytes:
 
 
 def environment() -> dict[str, str]:
-    """One thread a process; warnings of third parties are not what these tests are about."""
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    """One thread a process, jobs started warm; warnings of third parties are not what these tests are about."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", **warm.environment()}
 
 
 def lowland(*arguments: Any, cwd: Path | None = None, tree: Path | None = None) -> subprocess.CompletedProcess[str]:
