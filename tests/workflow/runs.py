@@ -160,13 +160,13 @@ def array_bytes(array: np.ndarray) -> bytes:
 
 
 def environment() -> dict[str, str]:
-    """One thread a process, jobs started warm; warnings of third parties are not what these tests are about."""
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", **warm.environment()}
+    """One thread a process; warnings of third parties are not what these tests are about."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
 
 
 def lowland(*arguments: Any, cwd: Path | None = None, tree: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """The command in a process of its own; by the code in `tree`."""
-    command, own = [*COMMAND, *map(str, arguments)], {"PYTHONPATH": str(tree)} if tree else {}
+    """The command in a process of its own, its jobs started warm; or by the code in `tree`."""
+    command, own = [*COMMAND, *map(str, arguments)], {"PYTHONPATH": str(tree)} if tree else warm.environment()
     return subprocess.run(
         command, capture_output=True, text=True, cwd=cwd or tree, env={**environment(), **own}, timeout=600
     )
