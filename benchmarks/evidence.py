@@ -42,8 +42,8 @@ HERE = Path(__file__).parent
 ROOT = RUNS / "evidence"
 HEAD = ("hidden", "epochs")
 """Options of the head on encoded sentences; all others are those of the sentences."""
-ELSEWHERE = ("fine", "gan")
-"""Names of estimators that have benchmarks of their own begin so."""
+ELSEWHERE = ("fine", "lasting", "gan")
+"""Names of estimators that have benchmarks of their own, and may want a twin or a GAN, begin so."""
 ESTIMATORS = tuple(
     name for name in SCORED if name != "s" and not METHODS[name].projections and not name.startswith(ELSEWHERE)
 )

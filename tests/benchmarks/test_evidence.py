@@ -16,6 +16,7 @@ from benchmarks.evidence_run import PLAIN
 from benchmarks.evidence_sentences import SPLITS, Encoded
 from benchmarks.evidence_tables import DEFAULT, at_plain, rows_of
 from benchmarks.stages import FINISHED
+from pipeline import config as settings
 from pipeline.storage.layout import Layout
 from pipeline.tasks.names import BUILT_IN
 
@@ -105,3 +106,10 @@ def test_encoded_sentences_are_what_was_written(tmp_path: Path) -> None:
     task = Encoded(str(tmp_path / "x.npz"), hidden=4)
     assert task.labels == [0, 1, 2] and task.true_labels == [0, 0, 2]
     assert task.logits(task.model(), (task.validation_rows()[1][0][None], None)).shape == (1, 3)
+
+
+@pytest.mark.parametrize("setting", ["small", "full"])
+def test_every_cell_asks_for_what_the_workflow_takes(setting: str) -> None:
+    for cell in CELLS:
+        asked = settings.validate(settings.merge(settings.defaults(), Run(cell, 0, setting).config()))
+        assert asked.scores.estimators == list(evidence.ESTIMATORS)
