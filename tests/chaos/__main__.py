@@ -4,7 +4,8 @@ A small workflow is computed once undisturbed. Then, as often as asked, it is st
 whole process group) at a random moment, and started again, which may be killed too, until it ends by itself. Nobody
 unlocks anything. Every artefact must have the bytes of the undisturbed run's, every answer must be equal, `lowland
 verify` must find nothing, and nothing temporary may be left. The moments follow from the seed; what a moment hits
-depends on the machine.
+depends on the machine. With `--warm`, jobs need no interpreter of their own (`tests.warm`): a run takes a third of the
+time, and more of the kills hit work than imports.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from tests import warm
 from tests.workflow.runs import COMMAND, environment
 from tests.workflow.same import differences, faults
 
@@ -28,16 +30,14 @@ AGAIN = 0.4
 LIMIT_S = 900
 
 
-def start(run: Path, log: Path) -> subprocess.Popen[bytes]:
-    """`lowland run` in a process group of its own."""
+def start(run: Path, log: Path, own: dict[str, str]) -> subprocess.Popen[bytes]:
+    """`lowland run` in a process group of its own, in this environment."""
     command = [*COMMAND, "run", "-c", str(CONFIG), "--workdir", str(run), "--cores", "2"]
     with log.open("ab") as stream:
-        return subprocess.Popen(
-            command, stdout=stream, stderr=subprocess.STDOUT, env=environment(), start_new_session=True
-        )
+        return subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, env=own, start_new_session=True)
 
 
-def disturbed(run: Path, log: Path, chance: random.Random, whole_s: float) -> list[float]:
+def disturbed(run: Path, log: Path, own: dict[str, str], chance: random.Random, whole_s: float) -> list[float]:
     """Bring a run to its end through kills; returns when each start was killed, in seconds.
 
     Raises:
@@ -45,7 +45,7 @@ def disturbed(run: Path, log: Path, chance: random.Random, whole_s: float) -> li
     """
     moments: list[float] = []
     while True:
-        process = start(run, log)
+        process = start(run, log, own)
         moment = chance.uniform(0, whole_s) if not moments or chance.random() < AGAIN else None
         try:
             code = process.wait(LIMIT_S if moment is None else moment)
@@ -72,33 +72,40 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--directory", type=Path, help="where runs are kept; else they are removed")
+    parser.add_argument("--warm", action="store_true", help="fork jobs instead of starting an interpreter for each")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        return all_runs(given.directory or Path(scratch), given.runs, given.seed)
+        own = environment() | (warm.environment() if given.warm else {})
+        return all_runs(given.directory or Path(scratch), own, given.runs, given.seed)
 
 
-def all_runs(directory: Path, runs: int, seed: int) -> int:
+def all_runs(directory: Path, own: dict[str, str], runs: int, seed: int) -> int:
     """The undisturbed run, then the others; prints a line for each and returns how many went wrong, up to 1."""
     directory.mkdir(parents=True, exist_ok=True)
     reference, log = directory / "undisturbed", directory / "undisturbed.log"
     began = time.monotonic()
-    if start(reference, log).wait():
+    if start(reference, log, own).wait():
         print(tail(log))
         return 1
     whole_s = time.monotonic() - began
     print(f"undisturbed: {whole_s:.1f} s", flush=True)
-    wrong = sum(not one_run(directory, reference, number, seed, whole_s) for number in range(runs))
+    wrong = sum(
+        not one_run(directory, reference, own, number, random.Random(f"{seed} {number}"), whole_s)
+        for number in range(runs)
+    )
     print(f"{runs - wrong} passed, {wrong} failed")
     return min(wrong, 1)
 
 
-def one_run(directory: Path, reference: Path, number: int, seed: int, whole_s: float) -> bool:
+def one_run(
+    directory: Path, reference: Path, own: dict[str, str], number: int, chance: random.Random, whole_s: float
+) -> bool:
     """One run through its kills; whether it came to the same."""
     run, log = directory / f"run-{number:02d}", directory / f"run-{number:02d}.log"
     began = time.monotonic()
     killed = "killed"
     try:
-        moments = disturbed(run, log, random.Random(f"{seed} {number}"), whole_s)
+        moments = disturbed(run, log, own, chance, whole_s)
         killed = f"killed after {', '.join(f'{moment:.1f}' for moment in moments) or 'its end'} s"
         found = [*differences(reference, run), *faults(run)]
     except RuntimeError as error:
