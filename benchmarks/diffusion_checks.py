@@ -45,9 +45,9 @@ def searched(run: Run, own: dict[str, Array]) -> list[Values]:
 
 def _by_index(factory: str, breadth: int, rows: Array, queries: Array, exact: Array, own: dict[str, Array]) -> Values:
     index = indexes.build(factory, rows.shape[1], [(np.arange(len(rows)), rows)], lambda: rows, 1)
-    indexes.tune(index, 1, breadth)
-    near = indexes.search(index, queries, 10)[0]
-    found: Values = {"CPU ms, index": median_ms(lambda query: indexes.search(index, query, 10), queries),
+    index.tune(1, breadth)
+    near = index.search(queries, 10)[0]
+    found: Values = {"CPU ms, index": median_ms(lambda query: index.search(query, 10), queries),
                      "recall@10": float(recall_at_k(near, exact))}  # fmt: skip
     return found | {name: value for kind, same in own.items() for name, value in against(kind, same, near, exact)}
 

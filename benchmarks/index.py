@@ -57,16 +57,16 @@ def prepared(directory: Path, rows: int) -> Layout:
     return layout
 
 
-def built(codes: CodeSet, factory: str, space: Space) -> tuple[Any, float, int]:
+def built(codes: CodeSet, factory: str, space: Space) -> tuple[indexes.Index, float, int]:
     """An index, the seconds that it took, and its bytes on disk."""
     started = time.perf_counter()
     every = ((positions, space.rows(rows)) for positions, rows in blocks(codes))
     chosen = np.random.default_rng(0).choice(codes.rows, min(codes.rows, TRAINING_ROWS), replace=False)
     index = indexes.build(factory, codes.dimension, every, lambda: space.rows(codes.gather(np.sort(chosen))), THREADS)
     spent = time.perf_counter() - started
-    with tempfile.NamedTemporaryFile() as file:
-        indexes.save(index, Path(file.name))
-        return index, spent, Path(file.name).stat().st_size
+    with tempfile.TemporaryDirectory() as scratch:
+        index.save(Path(scratch) / "index")
+        return index, spent, sum(file.stat().st_size for file in (Path(scratch) / "index").iterdir())
 
 
 def settings_of(factory: str) -> Iterator[tuple[int, int]]:
@@ -80,7 +80,7 @@ def settings_of(factory: str) -> Iterator[tuple[int, int]]:
 
 
 def asked(index: Indexed, codes: CodeSet, queries: np.ndarray, exact: np.ndarray) -> dict[str, Any]:
-    """Latency of single queries, and recall."""
+    """Latency of single queries on one thread, and recall."""
     walls, cpus, found = [], [], []
     for query in queries:
         wall, cpu = time.perf_counter(), time.process_time()
@@ -111,7 +111,7 @@ def rows_of(layout: Layout, most: int) -> Iterator[dict[str, Any]]:
                 space = Space("inner", fitted if whitened else None)
                 index, spent, held = built(codes, factory, space)
                 for probes, breadth in settings_of(factory):
-                    indexes.tune(index, probes, breadth)
+                    index.tune(probes, breadth)
                     found = asked(Indexed(index, space, OVERSAMPLE), codes, queries, exact)
                     setting = {"IVF": f"{probes} probes", "HNS": f"breadth {breadth}"}.get(factory[:3], "")
                     row = {"rows": size, "kind": factory, "setting": setting,
@@ -123,7 +123,10 @@ def rows_of(layout: Layout, most: int) -> Iterator[dict[str, Any]]:
 
 
 def live(layout: Layout, rows: int) -> dict[str, Any]:
-    """`lowland query` on the index that the stage makes by default: a new process, and questions within one."""
+    """`lowland query` on the index that the stage makes by default: a new process, and questions within one.
+
+    Within one, on a thread and on as many as there are cores, which is what `lowland query` takes.
+    """
     index_stage.run(job(layout, "index", THREADS), "trained", "inner")
     command = [sys.executable, "-m", "pipeline", "query", str(layout.run), "--row"]
     cold = []
@@ -131,27 +134,37 @@ def live(layout: Layout, rows: int) -> dict[str, Any]:
         started = time.perf_counter()
         subprocess.run([*command, f"query:{row}"], check=True, capture_output=True, env={**os.environ})
         cold.append(time.perf_counter() - started)
+    found = {"rows": rows, "cold s min": min(cold), "cold s median": statistics.median(cold)}
+    for threads in sorted({1, os.cpu_count() or 1}):
+        warm = warm_ms(layout, Workers(threads, WORKERS.memory_bytes))
+        found |= {f"warm ms min, {threads} threads": min(warm), f"warm ms, {threads} threads": statistics.median(warm)}
+    return found
+
+
+def warm_ms(layout: Layout, workers: Workers) -> list[float]:
+    """Of questions within a process, each row once; the first questions, which open the stores, are not counted."""
     plan = Plan.load(layout.plan)
     stores, questions = (
-        open_stores(layout, plan, "influence@trained", WORKERS),
+        open_stores(layout, plan, "influence@trained", workers),
         Questions(layout, plan, "influence@trained"),
     )
-    warm = []
+    took = []
     for row in range(QUERIES):
         started = time.perf_counter()
         stores.answer(questions.vectors("query", np.array([row])), BEST, False)
-        warm.append(1e3 * (time.perf_counter() - started))
-    return {"rows": rows, "cold s min": min(cold), "cold s median": statistics.median(cold),
-            "warm ms min": min(warm), "warm ms median": statistics.median(warm)}  # fmt: skip
+        took.append(1e3 * (time.perf_counter() - started))
+    return took[1:]
 
 
 def main() -> None:
-    """Measure all; INDEX_ROWS=200000 in the environment stops at the sizes up to that."""
+    """Measure all; INDEX_ROWS=200000 in the environment stops at sizes up to that, INDEX_LIVE=1 after the live run."""
     most = int(os.environ.get("INDEX_ROWS", max(KINDS)))
     with tempfile.TemporaryDirectory(prefix="index-") as scratch:
         layout = prepared(Path(scratch), most)
         answered = live(layout, most)
         print(answered, file=sys.stderr, flush=True)
+        if os.environ.get("INDEX_LIVE"):
+            return
         table = [*rows_of(layout, most)]
     keep("index", "python -m benchmarks index", table, by="rows", threads=THREADS, queries=QUERIES,
          fetched=LEAST_FETCHED, live=answered)  # fmt: skip

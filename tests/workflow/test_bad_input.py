@@ -365,7 +365,12 @@ def test_a_full_disk_under_foreign_writers(
     write = pkgutil.resolve_name(written)
     for kept in copy.rglob(KEPT):  # else the index would link to the files that it has
         kept.unlink()
-    monkeypatch.setattr(written, lambda value, _: write(value, Path("/dev/full")))
+
+    def to_full_device(value: object, path: Path) -> None:
+        path.symlink_to("/dev/full")  # Arrow removes what it could not write
+        write(value, path)
+
+    monkeypatch.setattr(written, to_full_device)
     complaint = run_stage(copy, project.config, stage, *where).complaint
     assert "got a full disk; free some and run again" in complaint
     assert ask("verify", copy).code == 0
