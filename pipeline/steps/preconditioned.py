@@ -61,9 +61,11 @@ class Vectors:
 
     def _read(self, name: str, rows: Array | slice | None) -> Array:
         """Single rows of a small array are given from memory: reading one takes all of its chunk, each time."""
-        if not isinstance(rows, np.ndarray) or 8 * math.prod(self.arrays.shape(name)) > HELD_BYTES:
+        if not isinstance(rows, np.ndarray):
             return self.arrays.read(name, rows)
         if name not in self.held:
+            if 8 * math.prod(self.arrays.shape(name)) > HELD_BYTES:
+                return self.arrays.read(name, rows)
             self.held[name] = self.arrays.read(name)
         return self.held[name][rows]
 
