@@ -21,7 +21,7 @@ from pipeline.cli.locks import LOCAL, SLURM, check_free, held, unlock
 from pipeline.cli.untouched import UnplannedError, given_back
 from pipeline.errors import CapacityError, ConfigError, InputError, LowlandError
 from pipeline.steps.code import accept
-from pipeline.storage.artefact import KEPT, read_manifest, write_whole
+from pipeline.storage.artefact import KEPT, read_manifest, tidy, write_whole
 from pipeline.storage.layout import Layout
 
 CHATTER = (
@@ -112,6 +112,7 @@ def _run(config_file: Path | None, directory: Path, options: dict[str, Any], arg
     if config_file is None and not (directory / "config.yaml").is_file():
         click.echo("no config given: this is the built-in demonstration (digits); -c names yours", err=True)
     config = keep_config(config_file, directory)
+    tidy(Layout(directory).plan.parent)
     if options["accept_code"]:
         for stage in accept(config, directory, _recorded_code(Layout(directory))):
             click.echo(f"accepted: what {stage} has made stands, though its code has changed", err=True)

@@ -23,7 +23,7 @@ def write_evaluation(job: Job, table: str, rows: Sequence[Row], identity: Mappin
         note: what the figures mean, for the headers of both.
     """
     path = job.layout.evaluation(table)
-    write_whole(path.with_suffix(".md"), f"{note}\n\n{markdown(rows)}\n")
+    write_whole(path.with_suffix(".md"), f"{note}\n\n{markdown(rows)}\n", alone=True)
     with job.writing(path, "evaluation", {**identity, "table": table}) as (place, record):
         write_table(place, {name: [row[name] for row in rows] for name in (rows or [{}])[0]}, {"note": note})
         record["rows"] = [dict(row) for row in rows]

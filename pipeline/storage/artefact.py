@@ -175,9 +175,17 @@ def create(path: Path, kind: str, identity: dict[str, Any], record: dict[str, An
         remove(temporary)
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a small text file so that readers see the old content or the new, never a part."""
+def write_whole(path: Path, text: str, alone: bool = False) -> None:
+    """Write a small text file so that readers see the old content or the new, never a part.
+
+    Args:
+        path: the file.
+        text: its content.
+        alone: nobody else writes it now, so that what a killed process left of it can be removed.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
+    if alone:
+        _remove_leftovers(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("w", encoding="utf-8") as stream:
@@ -194,8 +202,8 @@ def _write_manifest(path: Path, manifest: Manifest) -> None:
     _sync_directory(path.parent)
     value = json.loads(json.dumps(asdict(manifest)))
     text = json.dumps({"format": MANIFEST_FORMAT, "seal": digest_value(value), **value}, indent=1)
-    write_whole(kept_path(path), text)
-    write_whole(manifest_path(path), text)
+    for place in (kept_path(path), manifest_path(path)):
+        write_whole(place, text, alone=True)
 
 
 def _list_files(root: Path) -> dict[str, tuple[int, str]]:
@@ -226,6 +234,12 @@ def _sync_directory(directory: Path) -> None:
 def _remove_leftovers(path: Path) -> None:
     """Remove what a killed process left; a workflow's lock makes sure that nobody else writes this artefact."""
     for leftover in path.parent.glob(f".{path.name}.*.tmp"):
+        remove(leftover)
+
+
+def tidy(directory: Path) -> None:
+    """Remove what killed processes left in a directory whose files nobody writes now."""
+    for leftover in directory.glob(".*.tmp"):
         remove(leftover)
 
 

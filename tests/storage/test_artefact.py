@@ -109,6 +109,8 @@ def test_leftovers_of_a_killed_process_are_removed(tmp_path):
     (tmp_path / ".x.zarr.12345.tmp").mkdir()
     (tmp_path / ".x.zarr.12345.tmp" / "part").write_bytes(b"")
     (tmp_path / ".x.zarr.777.tmp").write_bytes(b"")
+    (tmp_path / ".x.json.777.tmp").write_bytes(b"")
+    (tmp_path / "..x.kept.777.tmp").write_bytes(b"")
     (tmp_path / ".y.zarr.777.tmp").write_bytes(b"another artefact's")
     make(tmp_path / "x.zarr")
     assert sorted(path.name for path in tmp_path.iterdir()) == [".x.kept", ".y.zarr.777.tmp", "x.json", "x.zarr"]
@@ -149,7 +151,7 @@ def test_a_full_disk_is_a_matter_of_capacity(tmp_path, code):
 
 
 def test_a_disk_that_is_full_for_the_manifest_is_no_other_matter(tmp_path, monkeypatch):
-    def full(*_):
+    def full(*_, **__):
         raise OSError(errno.ENOSPC, "full")
 
     monkeypatch.setattr(artefact, "write_whole", full)
