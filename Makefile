@@ -38,7 +38,7 @@ test-cluster: $(ENVIRONMENT) $(SLURM)  ## On a real Slurm of three nodes, starte
 	$(BIN)/python -m pytest -m '$(ONLY)' $(ARGS) tests/cluster
 
 chaos: $(ENVIRONMENT)  ## Runs killed at random moments come to the same; RUNS=50 SEED=0
-	$(BIN)/python -m tests.chaos --runs $(RUNS) --seed $(SEED)
+	$(BIN)/python -m tests.chaos --runs $(RUNS) --seed $(SEED) $(ARGS)
 
 # Plugin and dask-jobqueue are no part of 'dev': only these tests need them.
 $(SLURM): $(ENVIRONMENT)
