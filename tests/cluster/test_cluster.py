@@ -139,7 +139,7 @@ def test_jobs_that_outlive_a_killed_run_are_named_and_the_next_run_finishes(
     finished = submit(killed.run, profile)
     finished.finish()
     assert re.search(
-        r"process \d+ on \S+, started .*, is gone, and so are its jobs: its lock was removed", finished.said
+        r"process \d+ on \S+, started .* is gone, and so are its jobs: its lock was removed", finished.said
     )
     assert last_job(cluster) - before <= MOST_JOBS
     check_same(project.run, killed.run)
