@@ -27,7 +27,7 @@ ALL = {
 }
 SIZED = ("evidence", "lds", "cleansing", "memorisation", "text", "fine", "gan", "diffusion")
 """Those with a small setting and a full one."""
-KEPT = ("evidence", "gan")
+KEPT = ("evidence", "gan", "text")
 """Those that keep what they ran."""
 
 
@@ -42,7 +42,9 @@ def main() -> None:
     sized = ", ".join(SIZED)
     size.add_argument("--small", action="store_true", help=f"{sized}: few rows and seeds (the default)")
     size.add_argument("--full", action="store_true", help=f"{sized}: whole sizes and five seeds")
-    parser.add_argument("--table", action="store_true", help="evidence, gan: print what has been run, run nothing")
+    parser.add_argument(
+        "--table", action="store_true", help="evidence, gan, text: print what has been run, run nothing"
+    )
     arguments = parser.parse_args()
     names = arguments.names or list(QUICK)
     if (arguments.small or arguments.full) and not set(names) <= set(SIZED):

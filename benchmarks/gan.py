@@ -14,16 +14,14 @@ over the runs, with standard errors over them (of one run, none), and the share 
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 import statistics
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.stages import RUNS, Run, captured, retrained
+from benchmarks.stages import Run, captured, remembered, retrained
 from benchmarks.tables import keep
 from pipeline.methods import METHODS, TRACED
 
@@ -71,30 +69,23 @@ def run(cell: Cell, seed: int, only_kept: bool) -> dict[str, list[Row]] | None:
     slug = f"{cell.name.replace(', ', '-').replace(' ', '-')}-{seed}"
     made_of = {**COMMON, "seed": seed, "task": {"class": cell.task, "options": {**cell.options, "seed": seed}},
                "gan": cell.gan}  # fmt: skip
-    tables = RUNS / "gan" / f"{slug}.json"
-    if tables.is_file():
-        kept: Row = json.loads(tables.read_text(encoding="utf-8"))
-        if kept["config"] == made_of:
-            found: dict[str, list[Row]] = kept["tables"]
-            return found
-    if only_kept:
-        return None
+    tables: dict[str, list[Row]] | None = remembered(
+        "gan", slug, made_of, lambda: _computed(slug, made_of, cell), only_kept
+    )
+    return tables
+
+
+def _computed(slug: str, made_of: Row, cell: Cell) -> dict[str, list[Row]]:
     made = Run("gan", slug, made_of)
-    found = _computed(made, cell)
-    tables.write_text(json.dumps({"config": made_of, "tables": found}), encoding="utf-8")
-    shutil.rmtree(made.layout.run)
-    print(f"done: {cell.name}, {seed}", file=sys.stderr, flush=True)
-    return found
-
-
-def _computed(made: Run, cell: Cell) -> dict[str, list[Row]]:
     stages = [*captured(made.plan, tuple(made.plan.splits)), ("record", {})]
     stages += [("trace", {"method": method}) for method in TRACED]
     stages += [("scores", {}), ("replay", {})]
     if cell.retrained:
         stages += [*retrained(made.config, "cleansing"), ("retraining", {"set_name": "cleansing"})]
     made.make(stages)
-    return {table: made.table(table) for table in ("replay", *(["retraining-cleansing"] if cell.retrained else []))}
+    found = {table: made.table(table) for table in ("replay", *(["retraining-cleansing"] if cell.retrained else []))}
+    shutil.rmtree(made.layout.run)
+    return found
 
 
 def rows_of(cell: Cell, tables: list[dict[str, list[Row]]]) -> list[Row]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -111,3 +112,26 @@ class Run:
         """The rows of a table of its evaluation."""
         rows: list[dict[str, Any]] = open_artefact(self.layout.evaluation(name), "evaluation").record["rows"]
         return rows
+
+
+def remembered(name: str, slug: str, config: Any, make: Callable[[], Any], only_kept: bool) -> Any:
+    """What `make` gave under the same configuration before; else makes it and keeps it, as JSON.
+
+    Args:
+        name: of the benchmark.
+        slug: of what is made.
+        config: all that it follows from.
+        make: gives tables, or whatever JSON can hold.
+        only_kept: make nothing: None where it was not made before.
+    """
+    place = RUNS / name / f"{slug}.json"
+    if place.is_file():
+        kept = json.loads(place.read_text(encoding="utf-8"))
+        if kept["config"] == json.loads(json.dumps(config)):
+            return kept["tables"]
+    if only_kept:
+        return None
+    made = make()
+    write_whole(place, json.dumps({"config": config, "tables": made}))
+    print(f"done: {name}, {slug}", file=sys.stderr, flush=True)
+    return made

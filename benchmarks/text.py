@@ -8,7 +8,7 @@ few steps on whole texts, prompts too. FVM is asked at a SAM minimum (`sam`) and
 TF-IDF, cosine of the model's features and chance stand beside them.
 
 `--small`, the default: one seed of fewer texts; `--full`: five seeds of the full sizes. What SETTINGS say was
-chosen on seed 0, which is in no table. Runs are kept in `runs/text/`.
+chosen on seed 0, which is in no table. What was run is kept in `runs/text/`; `--table` prints a table of that alone.
 Novels need Debian's r-cran-janeaustenr, or TEXT_NOVELS=PATH, its Rdata.rdb or a directory with a .txt file a source.
 """
 
@@ -20,8 +20,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.stages import Run, captured
-from benchmarks.tables import keep
+from benchmarks.stages import Run, captured, remembered
+from benchmarks.tables import Row, keep
 from pipeline.tasks.austen import files_of
 
 SEEDS = {"small": (1,), "full": (1, 2, 3, 4, 5)}
@@ -43,7 +43,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "novels": {
         "flatten": {"steps": 15, "learning_rate": 2e-5},
         "gradients": {"include": ["word.*", "head.*"]},  # what is of single words: the layers between know no names
-        "projection": {"method": "sjlt", "dimension": 8192},
+        "projection": {"method": "sjlt"},
         "curvature": {"damping": 0.1},
     },
 }
@@ -64,41 +64,35 @@ def novels() -> dict[str, Any] | None:
     return {"path": given} if given else {}
 
 
-def made(task: str, options: dict[str, Any], seed: int, setting: str) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """Each minimum and the rows of its evaluation; all start from the weights that the first run trained."""
-    trained = None
+def cell(task: str, place: dict[str, Any], seed: int, setting: str, only_kept: bool) -> list[Row] | None:
+    """The rows of a task and seed, a row a method and where it is asked; what knows no minimum counts once."""
+    own = {**(SMALL[task] if setting == "small" else {}), "seed": seed}
+    config = {"options": own, "strength": STRENGTH, "settings": SETTINGS[task]}
+    slug = f"{setting}-{task}-{seed}"
+    rows: list[Row] | None = remembered("text", slug, config, lambda: list(_made(task, place | own, slug)), only_kept)
+    return rows
+
+
+def _made(task: str, options: dict[str, Any], slug: str) -> Iterator[Row]:
+    trained = None  # by the first run: all start from its weights
     for minimum in MINIMA:
-        run = Run("text", f"{setting}-{task}-{seed}-{minimum}", {
-            "seed": seed,
-            "task": {"class": task, "options": {**options, "seed": seed}, "checkpoint": trained},
+        run = Run("text", f"{slug}-{minimum}", {
+            "seed": options["seed"],
+            "task": {"class": task, "options": options, "checkpoint": trained},
             **SETTINGS[task],
             "flatten": {"method": minimum, **STRENGTH, **SETTINGS[task]["flatten"]},
         })  # fmt: skip
         run.make([*captured(run.plan, SPLITS), ("retrieval", {})])
+        for row in run.table("retrieval"):
+            at_flat = row["checkpoint"] == "flat"
+            if at_flat or trained is None:
+                yield {**row, "task": task, "seed": options["seed"], "at": minimum if at_flat else row["checkpoint"]}
         trained = str(run.layout.checkpoint("trained"))
-        yield minimum, run.table("retrieval")
 
 
-def cells(setting: str) -> Iterator[dict[str, Any]]:
-    """A row a task, minimum, seed and method; what knows no minimum counts once."""
-    for task in TASKS:
-        place = novels() if task == "novels" else {}
-        if place is None:
-            print("novels: not run, for the texts are not there", flush=True)
-            continue
-        options = {**place, **(SMALL[task] if setting == "small" else {})}
-        for seed in SEEDS[setting]:
-            for minimum, found in made(task, options, seed, setting):
-                for row in found:
-                    at_flat = row["checkpoint"] == "flat"
-                    if at_flat or minimum == MINIMA[0]:
-                        yield {**row, "task": task, "seed": seed, "at": minimum if at_flat else row["checkpoint"]}
-            print(f"{task}, seed {seed}: done", flush=True)
-
-
-def over_seeds(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def over_seeds(rows: list[Row]) -> Iterator[Row]:
     """Means over the seeds, with the range of the AUC."""
-    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    groups: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
         groups.setdefault((row["task"], row["method"], row["at"]), []).append(row)
     for (task, method, at), own in groups.items():
@@ -108,12 +102,20 @@ def over_seeds(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
                "AUC, range": f"{min(areas):.3f}-{max(areas):.3f}", "seeds": len(own)}  # fmt: skip
 
 
-def main(full: bool = False) -> None:
-    """Run all cells; one that fails stops the benchmark."""
+def main(full: bool = False, table_only: bool = False) -> None:
+    """Run all cells, seed by seed; one that fails stops the benchmark. `table_only`: a table of those that were run."""
     setting = "full" if full else "small"
-    rows = list(over_seeds(list(cells(setting))))
-    keep("text", f"python -m benchmarks text --{setting}", rows, by="task", setting=setting, options=SMALL if not full
-         else {}, strength=STRENGTH["strength"], settings=SETTINGS, seeds=SEEDS[setting])  # fmt: skip
+    places = {task: novels() if task == "novels" else {} for task in TASKS}
+    found: dict[str, list[Row]] = {task: [] for task in TASKS}
+    for seed in SEEDS[setting]:
+        for task, place in places.items():
+            if place is None:
+                print("novels: not run, for the texts are not there", flush=True)
+            else:
+                found[task] += cell(task, place, seed, setting, table_only) or []
+    command = f"python -m benchmarks text --{setting}{' --table' if table_only else ''}"
+    keep("text", command, [row for rows in found.values() for row in over_seeds(rows)], by="task", setting=setting,
+         options=SMALL if not full else {}, strength=STRENGTH["strength"], settings=SETTINGS)  # fmt: skip
 
 
 if __name__ == "__main__":
