@@ -3,7 +3,7 @@
 A small class-conditional U-Net learns three sets of images (digits, letters, patterns). Queries are samples that it
 generates (DDIM, seeded) and held-out images. *Detection rate@k*: the share of a query's top k train images that are of
 its own set, or, which is harder, of its own class; what chance gives stands in the table. The label embedding, which
-alone would tell the class, is left out of all gradients.
+alone would tell the class, is left out of all gradients; what it feeds still knows the class, as the controls do not.
 
 Three tables: the rates; indexes against an exact scan of DMin's codes; and retraining without a class, which shows
 whether influence had the right sign on ten generated samples.
