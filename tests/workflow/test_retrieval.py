@@ -52,11 +52,11 @@ def test_the_report_shows_the_table_and_nothing_is_amiss(run: Path) -> None:
 
 
 def test_the_figures_are_those_of_the_answers_of_queries(run: Path) -> None:
-    groups = SentenceTransformations(**OPTIONS).groups("train")
-    areas = []
+    task = SentenceTransformations(**OPTIONS)
+    groups, asked, areas = task.groups("train"), task.groups("query"), []
     for query in range(10):
         words = ("--row", f"query:{query}", "-k", 40, "--score", "influence@trained", "--exact", "--json")
         scores = {row["row"]: row["score"] for row in ask("query", run, *words).rows}
-        own = np.array([group == SentenceTransformations(**OPTIONS).groups("query")[query] for group in groups])
+        own = np.array([group == asked[query] for group in groups])
         areas.append(auc(np.array([scores[row] for row in range(40)]), own))
     assert table(run)["influence", "trained"]["auc"] == pytest.approx(np.mean(areas), abs=1e-6)
