@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from pipeline import __version__
+from pipeline.cli.threads import limit_threads
 from pipeline.errors import CapacityError, LowlandError
 
 COMMANDS = {
@@ -25,6 +26,8 @@ COMMANDS = {
     "stage": "pipeline.cli.stage:stage",
 }
 """In the order in which a newcomer meets them: name to where it is."""
+SIDE_BY_SIDE = ("query",)
+"""Commands that search parts and scan blocks side by side, on all cores: within each, one thread is quickest."""
 
 
 class Commands(click.Group):
@@ -38,6 +41,8 @@ class Commands(click.Group):
         """The command of that name."""
         if name not in COMMANDS:
             return None
+        if name in SIDE_BY_SIDE:
+            limit_threads(1)
         module, attribute = COMMANDS[name].split(":")
         command: click.Command = getattr(__import__(module, fromlist=[attribute]), attribute)
         return command

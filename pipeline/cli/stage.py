@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
-import os
 import time
 import traceback
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from typing import Any
 import click
 
 from pipeline import config as settings
+from pipeline.cli.threads import limit_threads
 from pipeline.errors import ConfigError, LowlandError, TaskError
 from pipeline.methods import SOLVED
 from pipeline.retrainings import SETS
@@ -85,7 +85,7 @@ def stage(
         values = json.loads(config_json)
         if places is not None and "task" in values:
             values["task"].update(json.loads(places))
-        _limit_threads(values)
+        limit_threads(values.get("compute", {}).get("threads", 1))  # as many as the job reserved
         config = settings.partial(values, memory_mb, dask)
         _run(name, layout, config, whole, label, {key: where[key] for key in WHERE.get(name, ())})
     except LowlandError as error:
@@ -139,13 +139,6 @@ def _users_own(name: str, config: settings.Config) -> Iterator[None]:
 
 def _say(label: str, line: str) -> None:
     click.echo(f"{time.strftime('%H:%M:%S')} {label}: {line}", err=True)
-
-
-def _limit_threads(config: dict[str, Any]) -> None:
-    """Before numpy and torch are loaded: BLAS takes as many threads as the job reserved."""
-    threads = str(config.get("compute", {}).get("threads", 1))
-    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[variable] = threads
 
 
 def _keep_config(layout: Layout, whole: str | None) -> None:

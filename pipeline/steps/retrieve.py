@@ -80,7 +80,7 @@ def _found(index: Index, probes: Array, wanted: int, counted: Array) -> Array:
     """
     fetched = min(wanted, len(counted))
     while True:
-        ids = index.search(probes, fetched)[0]
+        ids = index.search(probes, fetched, sure=fetched // 2)[0]
         kept = (ids >= 0) & counted[ids]
         short = (kept.sum(1) < wanted) & (ids >= 0).all(1)
         if fetched >= len(counted) or not short.any():

@@ -83,25 +83,32 @@ class Index:
         self.parts = [part for part in self.parts if part.index.ntotal]
         return True
 
-    def search(self, vectors: Floats, k: int) -> tuple[Array, Array]:
-        """Ids [q, k] and inner products [q, k] of the k nearest; -1 where the search found fewer."""
+    def search(self, vectors: Floats, k: int, sure: int | None = None) -> tuple[Array, Array]:
+        """Ids [q, k] and inner products [q, k] of the k nearest; -1 where the search found fewer.
+
+        Args:
+            vectors: [q, K].
+            k: how many.
+            sure: how many of them must be the nearest of all parts, where that is not all; it saves time.
+        """
         asked = np.ascontiguousarray(vectors, np.float32)
         parts = self.parts or [self.empty]
-        expected = k / len(parts)
-        first = k if len(parts) == 1 else min(k, math.ceil(expected + SPREAD * math.sqrt(expected)) + SPREAD)
-        answers = self._asked(parts, asked, first)
-        again = _incomplete(answers, k) if first < k else []
-        for i, answer in zip(again, self._asked([parts[i] for i in again], asked, k), strict=True):
+        rows = sum(part.index.ntotal for part in parts)
+        wanted = [_by_chance(k, part.index.ntotal / max(rows, 1), sure is None) for part in parts]
+        answers = self._asked(parts, asked, wanted)
+        again = [i for i in _incomplete(answers, sure or k) if wanted[i] < k]
+        for i, answer in zip(again, self._asked([parts[i] for i in again], asked, [k] * len(again)), strict=True):
             answers[i] = answer
         return _best(answers, k)
 
-    def _asked(self, parts: list[Part], vectors: Floats, k: int) -> list[Found]:
-        """What each part finds."""
+    def _asked(self, parts: list[Part], vectors: Floats, wanted: list[int]) -> list[Found]:
+        """What each part finds, of so many that are wanted."""
 
-        def ask(part: Part) -> Found:
+        def ask(part: Part, k: int) -> Found:
             return faiss_part.search(part.index, vectors, k)
 
-        return list(map(ask, parts) if len(parts) == 1 or self.threads == 1 else self._pool.map(ask, parts))
+        side_by_side = len(parts) > 1 and self.threads > 1
+        return list(self._pool.map(ask, parts, wanted) if side_by_side else map(ask, parts, wanted))
 
     @cached_property
     def _pool(self) -> ThreadPoolExecutor:
@@ -147,6 +154,13 @@ class Index:
                 faiss_part.write(part.index, directory / name)
             else:
                 _link(part.file, directory / name)
+
+
+def _by_chance(k: int, share: float, all_of_them: bool) -> int:
+    """How many of the k best a part with this share of the rows is asked for first."""
+    expected = k * share
+    spread = SPREAD * math.sqrt(expected) if all_of_them else 0.0
+    return k if share == 1 else min(k, math.ceil(expected + spread) + SPREAD)
 
 
 def _incomplete(answers: list[Found], k: int) -> list[int]:

@@ -193,6 +193,15 @@ def test_the_best_are_found_wherever_they_lie(rows, k, small_parts):
     assert (np.diff(products[:, : min(k, 400)]) <= 0).all() and (found[:, 400:] == -1).all()
 
 
+@pytest.mark.parametrize("order", ["by chance", "best first"])
+def test_so_many_are_the_best_as_must_be(rows, order, small_parts):
+    """The last part is small, and all parts together give as many as are asked for."""
+    order = np.argsort(-(rows @ rows[0])) if order == "best first" else np.arange(400)
+    index = make("Flat", rows[order])
+    found, _ = index.search(rows[:5], 60, sure=30)
+    assert np.array_equal(found[:, :30], exact(rows[order], rows[:5], 30)) and (found >= 0).all()
+
+
 def test_cells_and_graphs_are_one_part(rows, small_parts):
     assert [len(make(factory, rows).parts) for factory in ("IVF4,Flat", "HNSW16", "PCA16,IVF4,Flat")] == [1, 1, 1]
 
