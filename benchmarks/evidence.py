@@ -155,6 +155,10 @@ def main(full: bool = False, table_only: bool = False) -> None:
     runs = [Run(cell, seed, setting) for seed in range(SEEDS[setting]) for cell in cells if cell.there()]
     if not table_only:
         only = os.environ.get("EVIDENCE_CELLS", "")
+        if not any(only in cell.name for cell in cells):
+            raise SystemExit(
+                f"expected EVIDENCE_CELLS to be part of a cell's name such as {cells[0].name!r}, got {only!r}"
+            )
         _make([run for run in runs if only in run.cell.name and not run.made()])
     made = [run for run in runs if run.made()]
     missing = [f"{run.cell.name}, seed {run.seed}" for run in runs if run not in made]

@@ -94,7 +94,8 @@ class Index:
         asked = np.ascontiguousarray(vectors, np.float32)
         parts = self.parts or [self.empty]
         rows = sum(part.index.ntotal for part in parts)
-        wanted = [_by_chance(k, part.index.ntotal / max(rows, 1), sure is None) for part in parts]
+        several = len(parts) > 1
+        wanted = [_by_chance(k, part.index.ntotal / rows, sure is None) if several else k for part in parts]
         answers = self._asked(parts, asked, wanted)
         again = [i for i in _incomplete(answers, sure or k) if wanted[i] < k]
         for i, answer in zip(again, self._asked([parts[i] for i in again], asked, [k] * len(again)), strict=True):
@@ -160,7 +161,7 @@ def _by_chance(k: int, share: float, all_of_them: bool) -> int:
     """How many of the k best a part with this share of the rows is asked for first."""
     expected = k * share
     spread = SPREAD * math.sqrt(expected) if all_of_them else 0.0
-    return k if share == 1 else min(k, math.ceil(expected + spread) + SPREAD)
+    return min(k, math.ceil(expected + spread) + SPREAD)
 
 
 def _incomplete(answers: list[Found], k: int) -> list[int]:

@@ -45,7 +45,7 @@ class Plain:
         out = np.empty((len(positions), *self.shape[1:]), self.dtype)
         if not out.size:
             return out
-        size, view = out[0].nbytes, memoryview(out.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
+        size, view = out[0].nbytes, out.reshape(-1).view(np.uint8).data
         last, handle = -1, -1
         try:
             for place, position in enumerate(positions.tolist()):

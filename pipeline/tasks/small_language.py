@@ -100,14 +100,12 @@ class MadeTexts(SmallLanguage):
         plain = sentences(whole("plain_texts", plain_texts), self.POSITIONS - 2, seed)
         letters = Characters([text.prompt + text.completion for part in [*parts, plain] for text in part])
         super().__init__(TextSplits(*parts), letters, self.POSITIONS, epochs, width, rate, counts)
-        self._pretrains = whole("plain_epochs", plain_epochs, 0) > 0
-        self._plain = PlainTexts(
-            TextSplits(plain, (), ()), letters, self.POSITIONS, plain_epochs or 1, width, plain_rate
-        )
+        own = TextSplits(plain, (), ()), letters, self.POSITIONS, plain_epochs, width, plain_rate
+        self._plain = PlainTexts(*own) if whole("plain_epochs", plain_epochs, 0) else None
 
     def train(self, model: nn.Module) -> None:
         """Train on plain sentences, then on the texts."""
-        if self._pretrains:
+        if self._plain is not None:
             self._plain.train(model)
         super().train(model)
 

@@ -113,3 +113,16 @@ def test_every_cell_asks_for_what_the_workflow_takes(setting: str) -> None:
     for cell in CELLS:
         asked = settings.validate(settings.merge(settings.defaults(), Run(cell, 0, setting).config()))
         assert asked.scores.estimators == list(evidence.ESTIMATORS)
+
+
+def test_cells_that_no_name_holds_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    made: list[Run] = []
+    monkeypatch.setattr(evidence, "ROOT", tmp_path)
+    monkeypatch.setattr(evidence, "_make", made.extend)
+    monkeypatch.setenv("EVIDENCE_CELLS", "digits, planted uniform")
+    with pytest.raises(SystemExit, match="expected a cell that was run, got none"):
+        evidence.main()
+    assert made and {run.cell.data for run in made} == {"digits"}
+    monkeypatch.setenv("EVIDENCE_CELLS", "digitz")
+    with pytest.raises(SystemExit, match=r"expected EVIDENCE_CELLS to be part of .*, got 'digitz'"):
+        evidence.main()

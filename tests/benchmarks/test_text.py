@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.text import MEASURES, over_seeds
+from benchmarks.text import MEASURES, over_seeds, seeds_of
 
 
 def row(method: str, at: str, auc: float, seed: int) -> dict:
@@ -19,3 +19,14 @@ def test_methods_are_told_apart_by_where_they_are_asked() -> None:
         ("FVM", "sam", "", 2), ("FVM", "plain", "", 2), ("BM25", "none", "yes", 1)]  # fmt: skip
     assert found[0]["auc"] == pytest.approx(0.65) and found[0]["AUC, range"] == "0.600-0.700"
     assert found[1]["recall"] == pytest.approx(0.175)
+
+
+def test_as_many_seeds_as_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TEXT_SEEDS", raising=False)
+    assert list(seeds_of("small")) == [1, 2, 3]
+    monkeypatch.setenv("TEXT_SEEDS", "2")
+    assert list(seeds_of("full")) == [1, 2]
+    for asked in ("0", "two", ""):
+        monkeypatch.setenv("TEXT_SEEDS", asked)
+        with pytest.raises(SystemExit, match="expected TEXT_SEEDS to be a number of seeds from 1"):
+            seeds_of("small")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import subprocess
 import sys
 
@@ -78,3 +79,13 @@ def test_help_and_queries_import_no_torch_and_no_snakemake() -> None:
     code = "import sys, pipeline.cli.main, pipeline.cli.query, pipeline.cli.suspects; print([m for m in ('torch', 'snakemake') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
     assert done.stdout == "[]\n", done.stderr
+
+
+def test_a_query_takes_one_thread_in_each_of_what_runs_side_by_side() -> None:
+    """In a process of its own: numpy looks once for how many threads it may take."""
+    asked = "from pipeline.cli import main; import contextlib, io\n" \
+        "with contextlib.redirect_stdout(io.StringIO()): main(['query', '--help'])\n" \
+        "import numpy, threadpoolctl; print({pool['num_threads'] for pool in threadpoolctl.threadpool_info()})"  # fmt: skip
+    own = {**os.environ, "OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2"}
+    done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, env=own)
+    assert done.stdout == "{1}\n", done.stderr

@@ -116,6 +116,15 @@ def test_leftovers_of_a_killed_process_are_removed(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == [".x.kept", ".y.zarr.777.tmp", "x.json", "x.zarr"]
 
 
+def test_a_directory_that_nobody_writes_to_is_tidied(tmp_path):
+    (tmp_path / ".plan.json.777.tmp").write_text("half")
+    (tmp_path / ".x.kept").write_text("kept")
+    (tmp_path / "plan.json").write_text("{}")
+    artefact.tidy(tmp_path)
+    artefact.tidy(tmp_path / "not there")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".x.kept", "plan.json"]
+
+
 def test_the_manifest_is_written_last(tmp_path, monkeypatch):
     monkeypatch.setattr(
         artefact, "_write_manifest", lambda path, _: pytest.fail("no manifest") if not path.exists() else None

@@ -227,5 +227,5 @@ def test_a_part_whose_rows_are_all_gone_is_no_more(tmp_path, rows, small_parts):
     assert len(index.parts) == 6
     index.remove(IDS)
     index.save(tmp_path / "x.faiss")
-    ids, _ = indexes.load(tmp_path / "x.faiss", 1).search(rows[:2], 3)
-    assert ids.tolist() == [[-1] * 3] * 2
+    ids, _ = indexes.load(tmp_path / "x.faiss", 1).search(rows[:2], 7)
+    assert ids.tolist() == [[-1] * 7] * 2
