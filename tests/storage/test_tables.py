@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import StoreError
-from pipeline.storage.tables import read_table, write_table
+from pipeline.storage.tables import read_arrays, read_table, write_table
 
 
 def test_columns_come_back_in_order_with_missing_values(tmp_path):
@@ -27,6 +27,16 @@ def test_columns_come_back_in_order_with_missing_values(tmp_path):
 def test_nan_stays_nan_and_is_no_missing_value(tmp_path):
     write_table(tmp_path / "t.parquet", {"score": np.array([np.nan])}, {})
     assert np.isnan(read_table(tmp_path / "t.parquet")["score"][0])
+
+
+def test_numbers_come_back_as_arrays_many_a_row(tmp_path):
+    scores = np.array([[1.0, np.nan, 3.0], [4.0, 5.0, 6.0]])
+    write_table(tmp_path / "x.parquet", {"row": np.array([7, 8]), "s": scores}, {})
+    found = read_arrays(tmp_path / "x.parquet", ["s", "row"])
+    np.testing.assert_array_equal(found["s"], scores)
+    assert found["row"].tolist() == [7, 8] and read_table(tmp_path / "x.parquet")["s"][1] == [4, 5, 6]
+    with pytest.raises(StoreError, match="expected the columns label_codes in"):
+        read_arrays(tmp_path / "x.parquet", ["label_codes"])
 
 
 def test_a_table_may_be_empty(tmp_path):
