@@ -219,6 +219,21 @@ def test_sums_of_train_rows_are_added_to(project: Project, tmp_path: Path) -> No
         assert read_manifest(layout.curvature("trained", "train")).record["summed"] == 0
 
 
+def test_scores_under_every_label_follow_another_curvature_and_other_code(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy, another = project.copy_of_run(tmp_path), config_of(project.config, curvature={"damping": 0.1})
+    before, found = scores_of(copy), compute(copy, another)
+    assert read_manifest(Layout(copy).scores).record["relabelled"] == ROWS
+    assert (found["s_by_label"] > before["s_by_label"]).mean() > 0.9  # less is damped
+    np.testing.assert_allclose(found["s_by_label"][np.arange(ROWS), found["given"]], found["s"], rtol=1e-3)
+    assert np.array_equal(compute(copy, another)["s_by_label"], found["s_by_label"])
+    assert read_manifest(Layout(copy).scores).record["relabelled"] == 0
+    monkeypatch.setattr("pipeline.steps.relabelling.stands_for", lambda *_: False)
+    stage(Layout(copy), another, "scores")
+    assert read_manifest(Layout(copy).scores).record["relabelled"] == ROWS
+
+
 def test_new_query_rows_need_only_their_own(project: Project, tmp_path: Path) -> None:
     copy = project.copy_of_run(tmp_path)
     layout = Layout(copy)
