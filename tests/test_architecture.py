@@ -22,6 +22,7 @@ OWNERS = {
     "zarr": ("storage/arrays.py",),
     "dask": ("storage/reduction.py",),
     "distributed": ("storage/reduction.py",),
+    "blake3": ("provenance.py",),
     "faiss": ("storage/faiss_part.py",),
     "safetensors": ("storage/weights.py",),
     "pyarrow": ("storage/tables.py",),

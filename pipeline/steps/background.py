@@ -87,7 +87,7 @@ def indexes(layout: Layout) -> list[Index]:
     paths = [
         layout.index(checkpoint, metric) for checkpoint in CHECKPOINTS for metric in sorted(set(METRIC_OF.values()))
     ]
-    manifests = [open_artefact(path, "index") for path in paths if manifest_path(path).is_file()]
+    manifests = [read_manifest(path) for path in paths if manifest_path(path).is_file()]
     return [
         Index(
             Path(m.name).stem,

@@ -6,21 +6,20 @@ that does not depend on how many there are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pipeline.core.codec import Encoded
 from pipeline.core.estimators import ESTIMATORS, Estimator
 from pipeline.core.preconditioner import Preconditioner
 from pipeline.errors import StoreError
 from pipeline.methods import CURVATURE_SPLIT
 from pipeline.shards import Plan
-from pipeline.steps.codes import BLOCK_HELD_BYTES, PIECE_BYTES, CodeBlock, CodeSet
+from pipeline.steps.codes import BLOCK_HELD_BYTES, CodeSet
+from pipeline.steps.pieces import Losses, Picked, RowBlock, row_blocks
 from pipeline.steps.preconditioned import check_curvature, open_preconditioner
 from pipeline.steps.stores import open_candidates, open_codes
 from pipeline.storage.artefact import read_manifest
@@ -29,130 +28,6 @@ from pipeline.storage.opened import open_arrays
 from pipeline.storage.reduction import Workers, each, tree_sum
 
 Array = np.ndarray[Any, Any]
-
-
-@dataclass(frozen=True)
-class Losses:
-    """Losses of a split's rows at the members of the geometric ensemble, read when asked for."""
-
-    path: Path
-    split: str
-
-    def of(self, positions: Array) -> Array:
-        """[n, M] float64."""
-        return open_arrays(self.path, "losses")[1].read(self.split, positions).astype(np.float64)
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A few rows of a block, decoded when asked for."""
-
-    blocks: Mapping[str, CodeBlock]
-    stored: Mapping[str, Encoded]
-    part: slice
-    """Within the block."""
-    losses: Losses
-    decoded: dict[str, Array] = field(default_factory=dict)
-
-    def of(self, at: Sequence[str]) -> PieceRows:
-        """Those that count at some checkpoints."""
-        kept = np.ones(self.part.stop - self.part.start, bool)
-        for checkpoint in at:
-            kept &= self.blocks[checkpoint].shard.counted[self._in_shard(checkpoint)]
-        return PieceRows(self, kept)
-
-    def codes(self, checkpoint: str) -> Array:
-        """Of all rows, [n, K] float64."""
-        if checkpoint not in self.decoded:
-            encoded = Encoded(*(each[self.part] for each in self.stored[checkpoint]))
-            self.decoded[checkpoint] = self.blocks[checkpoint].shard.codec.decode(encoded).astype(np.float64)
-        return self.decoded[checkpoint]
-
-    def column(self, checkpoint: str, name: str) -> Array:
-        """Of all rows, [n]."""
-        return self.blocks[checkpoint].shard.read(name, self._in_shard(checkpoint))
-
-    def positions(self, checkpoint: str) -> Array:
-        """Of all rows, in the split, [n]."""
-        found: Array = self.blocks[checkpoint].shard.positions[self._in_shard(checkpoint)]
-        return found
-
-    def _in_shard(self, checkpoint: str) -> slice:
-        first = self.blocks[checkpoint].rows.start
-        return slice(first + self.part.start, first + self.part.stop)
-
-
-@dataclass(frozen=True)
-class PieceRows:
-    """The rows of a piece that count."""
-
-    piece: Piece
-    kept: Array
-
-    @property
-    def positions(self) -> Array:
-        """See `Rows`."""
-        return self.piece.positions(next(iter(self.piece.blocks)))[self.kept]
-
-    def codes(self, checkpoint: str) -> Array:
-        """See `Rows`."""
-        codes = self.piece.codes(checkpoint)
-        return codes if self.kept.all() else codes[self.kept]
-
-    def column(self, checkpoint: str, name: str) -> Array:
-        """See `Rows`."""
-        return self.piece.column(checkpoint, name)[self.kept]
-
-    def ensemble(self) -> Array:
-        """See `Rows`."""
-        return self.piece.losses.of(self.positions)
-
-
-@dataclass(frozen=True)
-class Picked:
-    """Single rows of a split, [q]."""
-
-    sets: Mapping[str, CodeSet]
-    positions: Array
-    losses: Losses
-
-    def codes(self, checkpoint: str) -> Array:
-        """See `Rows`."""
-        return self.sets[checkpoint].gather(self.positions).astype(np.float64)
-
-    def column(self, checkpoint: str, name: str) -> Array:
-        """See `Rows`."""
-        return self.sets[checkpoint].column(name)[self.positions]
-
-    def ensemble(self) -> Array:
-        """See `Rows`."""
-        return self.losses.of(self.positions)
-
-
-@dataclass(frozen=True)
-class RowBlock:
-    """A block of rows at several checkpoints: what a worker reads at once."""
-
-    blocks: Mapping[str, CodeBlock]
-    losses: Losses
-
-    def pieces(self) -> Iterator[Piece]:
-        """A few rows at a time."""
-        stored = {name: block.shard.stored(block.rows) for name, block in self.blocks.items()}
-        count = len(next(iter(stored.values())).codes)
-        widest = max(len(block.shard.codec.column_scale) for block in self.blocks.values())
-        step = max(1, PIECE_BYTES // (8 * widest))
-        for start in range(0, count, step):
-            yield Piece(self.blocks, stored, slice(start, min(start + step, count)), self.losses)
-
-
-def row_blocks(sets: Mapping[str, CodeSet], losses: Losses) -> list[RowBlock]:
-    """All rows of a split, as work for `pipeline.storage.reduction`."""
-    first, found = next(iter(sets.values())), []
-    for i, shard in enumerate(first.shards):
-        for rows in shard.blocks():
-            found.append(RowBlock({name: CodeBlock(each.shards[i], rows) for name, each in sets.items()}, losses))
-    return found
 
 
 def total_of(block: RowBlock, at: Sequence[str], part: Callable[[Any], Any]) -> Any:
@@ -254,30 +129,48 @@ def fitted(stores: RunStores, name: str, at: Sequence[str]) -> Estimator:
     return ESTIMATORS[name].fit(stores, at)
 
 
-def score_rows(stores: RunStores, estimators: Mapping[str, tuple[Estimator, Sequence[str]]],
-               done: Callable[[], None]) -> dict[str, Array]:  # fmt: skip
+@dataclass(frozen=True)
+class Asked:
+    """A block of rows, and which of them some estimators are not asked about, [n] bool: what these say is known."""
+
+    block: RowBlock
+    known: Array
+
+
+def score_rows(stores: RunStores, estimators: Mapping[str, tuple[Estimator, Sequence[str]]], done: Callable[[], None],
+               known: Array | None = None, said: Mapping[str, Array] | None = None) -> dict[str, Array]:  # fmt: skip
     """Scores of all train rows by position, [N] each, in one pass over the stores; NaN for rows that do not count.
 
     Args:
         stores: of the run.
         estimators: name -> fitted estimator and its checkpoints.
         done: called after each block.
+        known: rows [N] bool that some estimators need not be asked about.
+        said: their names, and what each says of these rows, in order.
     """
+    count, said = stores.plan.splits["train"].rows, said or {}
+    known = np.zeros(count, bool) if known is None else known
     at = list(dict.fromkeys(name for _, names in estimators.values() for name in names))
     blocks = row_blocks(stores.sets("train", at), stores.losses("train"))
-    parts = each(scores_of, blocks, stores.workers, (dict(estimators),), len(at) * BLOCK_HELD_BYTES, done)
-    columns = {name: np.full(stores.plan.splits["train"].rows, np.nan) for name in estimators}
+    asked = [Asked(block, known[block.positions]) for block in blocks]
+    parts = each(scores_of, asked, stores.workers, (dict(estimators), tuple(said)), len(at) * BLOCK_HELD_BYTES, done)
+    columns = {name: np.full(count, np.nan) for name in estimators}
+    for name, values in said.items():
+        columns[name][known] = values
     for part in parts:
         for name, (positions, values) in part.items():
             columns[name][positions] = values
     return columns
 
 
-def scores_of(block: RowBlock, estimators: Mapping[str, tuple[Estimator, Sequence[str]]]) -> dict[str, Any]:
-    """Positions and scores of a block's rows, name by name."""
+def scores_of(asked: Asked, estimators: Mapping[str, tuple[Estimator, Sequence[str]]],
+              said: Sequence[str]) -> dict[str, Any]:  # fmt: skip
+    """Positions and scores of a block's rows, name by name; for names in `said`, of the rows that are not known."""
     found: dict[str, list[tuple[Array, Array]]] = {name: [] for name in estimators}
-    for piece in block.pieces():
+    for piece in asked.block.pieces():
         for name, (estimator, at) in estimators.items():
-            rows = piece.of(at)
-            found[name].append((rows.positions, estimator.rows(rows)))
-    return {name: tuple(np.concatenate(each) for each in zip(*parts, strict=True)) for name, parts in found.items()}
+            rows = piece.of(at, ~asked.known[piece.part] if name in said else None)
+            if len(rows.positions):
+                found[name].append((rows.positions, estimator.rows(rows)))
+    return {name: tuple(np.concatenate(each) for each in zip(*parts, strict=True))
+            for name, parts in found.items() if parts}  # fmt: skip

@@ -27,7 +27,7 @@ from pipeline.steps.space import LEAST_RECALL, Space, fit_space, is_whitened, ki
 from pipeline.steps.stores import open_codes
 from pipeline.storage import indexes
 from pipeline.storage.arrays import write_arrays
-from pipeline.storage.artefact import kept_manifest, read_manifest
+from pipeline.storage.artefact import Manifest, kept_manifest, read_manifest
 from pipeline.storage.layout import METRIC_OF
 from pipeline.storage.opened import open_arrays
 
@@ -54,10 +54,11 @@ def run(job: Job, checkpoint: str, metric: str) -> None:
         "metric": metric,
         "rows": rows,
     }
-    wanted = _wanted(job, kinds(section, rows, codes.dimension), checkpoint, metric, conditions)
+    former = kept_manifest(job.layout.index(checkpoint, metric), "index")
+    wanted = _wanted(former, kinds(section, rows, codes.dimension), conditions)
     for place, factory in enumerate(wanted, 1):
         identity["factory"], whitened = factory, is_whitened(section, metric, factory)
-        found = older(job, checkpoint, identity, conditions, whitened)
+        found = older(job, former, checkpoint, identity, conditions, whitened)
         index, how = _made(job, codes, checkpoint, metric, factory, whitened, found)
         index.index.tune(section.probes, section.breadth)
         recall = _carried(found, how, conditions, rows) or {
@@ -76,9 +77,8 @@ def run(job: Job, checkpoint: str, metric: str) -> None:
         record.update(recall)
 
 
-def _wanted(job: Job, possible: Sequence[str], checkpoint: str, metric: str, conditions: dict[str, Any]) -> list[str]:
+def _wanted(former: Manifest | None, possible: Sequence[str], conditions: dict[str, Any]) -> list[str]:
     """Kinds to try: from the one on that the former index settled on under the same conditions."""
-    former = kept_manifest(job.layout.index(checkpoint, metric), "index")
     if former is not None and former.record["recall_of"] == conditions and former.identity["factory"] in possible:
         return list(possible[possible.index(former.identity["factory"]) :])
     return list(possible)

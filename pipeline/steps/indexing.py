@@ -18,7 +18,7 @@ from pipeline.steps.job import Job
 from pipeline.steps.space import Space, open_space
 from pipeline.storage import indexes
 from pipeline.storage.arrays import Arrays
-from pipeline.storage.artefact import kept_manifest
+from pipeline.storage.artefact import Manifest, kept_manifest
 
 Array = np.ndarray[Any, Any]
 
@@ -70,16 +70,15 @@ class Older:
     record: dict[str, Any]
 
 
-def older(
-    job: Job, checkpoint: str, identity: dict[str, Any], conditions: dict[str, Any], whitened: bool
-) -> Older | None:
-    """The former index, if it is one that rows can be added to for an index of this identity.
+def older(job: Job, manifest: Manifest | None, checkpoint: str, identity: dict[str, Any],
+          conditions: dict[str, Any], whitened: bool) -> Older | None:  # fmt: skip
+    """The former index behind a manifest, if it is one that rows can be added to for an index of this identity.
 
     One of half-whitened rows stays in the space that it was built in while the curvature is of the same kind and
     damping: new rows change it little, and any curvature asks it rightly.
     """
     path, listed = (place(checkpoint, identity["metric"]) for place in (job.layout.index, job.layout.indexed))
-    manifest, table = kept_manifest(path, "index"), kept_manifest(listed, "indexed")
+    table = kept_manifest(listed, "indexed")
     if manifest is None or table is None or manifest.record["rows_digest"] != table.digest:
         return None
     had = manifest.identity

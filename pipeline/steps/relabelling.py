@@ -1,7 +1,7 @@
 """Relabelling: S of the train rows under every label, and the label that disturbs the validation set least.
 
 S under every label takes C quadratic forms a row, and follows from the row's codes and the curvature of the validation
-rows alone: where both are as they were, it is taken over from the former table.
+rows alone: where both are as they were, it is taken over from the former table (`pipeline.steps.former`).
 """
 
 from __future__ import annotations
@@ -13,15 +13,12 @@ import numpy as np
 
 from pipeline.core.influence import relabel
 from pipeline.core.preconditioner import Preconditioner
-from pipeline.errors import StoreError
-from pipeline.steps.code import stands_for
 from pipeline.steps.codes import BLOCK_HELD_BYTES, CodeBlock, CodeSet
+from pipeline.steps.former import Former
 from pipeline.steps.job import Job
 from pipeline.steps.preconditioned import open_preconditioner
 from pipeline.steps.stores import open_candidates
-from pipeline.storage.artefact import Manifest, kept_manifest
 from pipeline.storage.reduction import each
-from pipeline.storage.tables import read_arrays
 
 Array = np.ndarray[Any, Any]
 Columns = dict[str, Array]
@@ -44,49 +41,25 @@ class Relabelled:
     computed: int
 
 
-def relabelled(job: Job, labels: Array) -> Relabelled:
+def relabelled(job: Job, labels: Array, former: Former) -> Relabelled:
     """For given labels [N]; rows without candidates, and those that take part in no answer, keep -1 and NaN."""
     plan = job.plan()
     candidates = open_candidates(job.layout, plan, "flat", "train")
-    preconditioner, curvature = open_preconditioner(job.layout, "flat", "validation")
+    preconditioner, _ = open_preconditioner(job.layout, "flat", "validation")
     columns = {
         "predicted": np.full(candidates.rows, UNKNOWN),
         "s_by_label": np.full((candidates.rows, len(plan.classes)), np.nan),
         "label_codes": candidates.column("code_hash"),
     }
     counted = candidates.counted()
-    if (former := _former(job, curvature)) is not None:
-        _take_over(columns, former, counted)
+    known, values = former.of_rows("label_codes", columns["label_codes"], TAKEN_OVER)
+    for name in values:
+        columns[name][known & counted] = values[name][counted[known]]
     wanted = counted & (columns["predicted"] == UNKNOWN)
     _compute(job, candidates, preconditioner, columns, wanted)
     columns.update(suggested=np.full(len(labels), UNKNOWN), margin=np.full(len(labels), np.nan))
     columns["suggested"][counted], columns["margin"][counted] = relabel(columns["s_by_label"][counted], labels[counted])
     return Relabelled(columns, int(wanted.sum()))
-
-
-def _former(job: Job, curvature: Manifest) -> Columns | None:
-    """Of the former table, if its S was made under this curvature, and as it would be now."""
-    manifest = kept_manifest(job.layout.scores, "scores")
-    if manifest is None or curvature.digest not in manifest.identity["curvature"]:
-        return None
-    if not stands_for(job.stage, manifest.record["code"], job.config, job.layout.run):
-        return None
-    try:
-        return read_arrays(job.layout.scores, [*TAKEN_OVER, "label_codes"])
-    except StoreError:  # of a task that knew no labels
-        return None
-
-
-def _take_over(columns: Columns, former: Columns, counted: Array) -> None:
-    """What the former table says of rows with the same codes, wherever these were in it."""
-    known = np.nonzero(former["predicted"] != UNKNOWN)[0]
-    if not len(known):
-        return
-    order = known[np.argsort(former["label_codes"][known], kind="stable")]
-    at = np.searchsorted(former["label_codes"][order], columns["label_codes"]).clip(max=len(order) - 1)
-    same = counted & (former["label_codes"][order[at]] == columns["label_codes"])
-    for name in TAKEN_OVER:
-        columns[name][same] = former[name][order[at[same]]]
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,11 @@ from pipeline.core.influence import pairwise
 from pipeline.errors import DataError
 from pipeline.methods import CHECKPOINTS, METHODS
 from pipeline.steps.codes import BLOCK_HELD_BYTES
-from pipeline.steps.estimating import RowBlock, RunStores, fitted, row_blocks
+from pipeline.steps.estimating import RunStores, fitted
 from pipeline.steps.inputs import vectors
 from pipeline.steps.job import Job
 from pipeline.steps.likeness import bm25, tf_idf
+from pipeline.steps.pieces import RowBlock, row_blocks
 from pipeline.steps.tables import write_evaluation
 from pipeline.steps.tasks import model_at, task_of, use_threads
 from pipeline.storage.artefact import read_manifest

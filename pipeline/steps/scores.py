@@ -15,6 +15,7 @@ from pipeline.errors import ConfigError
 from pipeline.methods import METHODS, POSTERIOR, SOLVED, columns_of
 from pipeline.steps.codes import FINITE, NOT_FINITE
 from pipeline.steps.estimating import RunStores, fitted, score_rows
+from pipeline.steps.former import FOLLOWING, Former
 from pipeline.steps.job import Job
 from pipeline.steps.relabelling import relabelled
 from pipeline.steps.stores import open_candidates, retired_of
@@ -34,6 +35,7 @@ NOTES = {
     "suggested": "argmin over labels c of S(x, c); -1 where unknown",
     "margin": "S(given label) - S(suggested label)",
     "predicted": "argmin over labels c of the loss at flat: the prediction there; -1 where unknown",
+    "codes": "hash of the codes at flat",
     "label_codes": "hash of the codes under all labels",
     "flag": "1: loss or gradient not finite, 2: retired; no score",
 }
@@ -47,7 +49,9 @@ def run(job: Job) -> None:
     labels = hashes.read("train_label")
     finite, retired = flat.finite() & trained.finite(), np.isin(np.arange(flat.rows), plan.retired)
     counted = finite & ~retired
-    scores, made_from = _scores(job, stores)
+    names, former, codes = columns_of(job.config.scores.estimators), Former.of(job), flat.column("code_hash")
+    known, said = former.of_rows("codes", codes, [name for name in names if name in FOLLOWING])
+    scores, made_from = _scores(job, stores, names, known, said)
     beside = {"solved": [read_manifest(job.layout.solved(name)).digest for name in SOLVED if name in scores],
               "ensemble": read_manifest(job.layout.losses).digest if "gex" in scores else None}  # fmt: skip
     columns: dict[str, Any] = {
@@ -55,13 +59,14 @@ def run(job: Job) -> None:
         "content": [bytes(row).hex() for row in hashes.read("train")],
         "given": labels,
         **scores,
+        "codes": codes,
         "flag": np.where(retired, RETIRED, np.where(finite, FINITE, NOT_FINITE)).astype(np.int8),
     }
     computed = 0
     if plan.labelled:
         posterior, arrays = open_arrays(job.layout.posterior, "posterior")
         columns["wrong"] = arrays.read("surprise")
-        found = relabelled(job, labels)
+        found = relabelled(job, labels, former)
         columns.update(found.columns)
         computed = found.computed
     for name, values in columns.items():
@@ -79,6 +84,7 @@ def run(job: Job) -> None:
     }
     with job.writing(job.layout.scores, "scores", identity) as (path, record):
         write_table(path, columns, {**{name: note_of(name) for name in scores}, **NOTES})
+        record["formed"] = int((counted & ~known).sum())
         record["relabelled"] = computed
         record["flagged"] = [int(i) for i in np.nonzero(~finite & ~retired)[0]]
 
@@ -90,10 +96,11 @@ def note_of(name: str) -> str:
     return f"{kind}: {method.note}"
 
 
-def _scores(job: Job, stores: RunStores) -> tuple[dict[str, Array], dict[str, list[str]]]:
-    """The columns that are wanted, [N] each, and the gradients that they come from."""
+def _scores(job: Job, stores: RunStores, names: list[str], known: Array,
+            said: dict[str, Array]) -> tuple[dict[str, Array], dict[str, list[str]]]:  # fmt: skip
+    """The columns that are wanted, [N] each, but for what is known, and the gradients that they come from."""
     estimators = {}
-    for name in columns_of(job.config.scores.estimators):
+    for name in names:
         method = METHODS[name]
         if "candidates" in method.reads and not stores.plan.labelled:
             raise ConfigError(
@@ -104,5 +111,5 @@ def _scores(job: Job, stores: RunStores) -> tuple[dict[str, Array], dict[str, li
         estimators[name] = fitted(stores, name, at), at
     blocks = sum(len(shard.parts()) for shard in stores.sets("train", ["flat"])["flat"].shards)
     progress = job.progress("scoring", blocks, "blocks")
-    scores = score_rows(stores, estimators, progress.add)
+    scores = score_rows(stores, estimators, progress.add, known, said)
     return scores, stores.digests()

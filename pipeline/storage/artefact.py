@@ -28,7 +28,8 @@ from typing import Any
 from pipeline.errors import CapacityError, StoreError
 from pipeline.provenance import digest_file, digest_value
 
-MANIFEST_FORMAT = 1
+MANIFEST_FORMAT = 2
+"""2: files are named by blake3."""
 KEPT = ".*.kept"
 """Copies of manifests, of what may be taken over."""
 CHECKED_BYTES = 256 * 2**20
@@ -92,8 +93,13 @@ def forget(path: Path) -> None:
 def _read(place: Path, path: Path) -> Manifest:
     try:
         value = json.loads(place.read_text(encoding="utf-8"))
-        seal = value.pop("seal")
-        if value.pop("format") != MANIFEST_FORMAT or seal != digest_value(value):
+        written, seal = value.pop("format"), value.pop("seal")
+        if written != MANIFEST_FORMAT and isinstance(written, int):
+            raise StoreError(
+                f"expected a manifest of format {MANIFEST_FORMAT} at {place}, got format {written}, of another version "
+                "of Lowland; run `lowland run`, which makes the artefact again"
+            )
+        if written != MANIFEST_FORMAT or seal != digest_value(value):
             raise ValueError("seal")
         files = {name: (size, digest) for name, (size, digest) in value.pop("files").items()}
         return Manifest(files=files, **value)

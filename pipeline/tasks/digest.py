@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import math
 import struct
-from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -22,6 +21,7 @@ from torch import Tensor
 from pipeline.errors import DataError
 
 DIGEST_BYTES = 16
+LENGTH = struct.Struct("<Q")
 
 
 def digest(row: Any) -> bytes:
@@ -34,35 +34,38 @@ def digest(row: Any) -> bytes:
     Raises:
         DataError: the row holds something that has no canonical bytes.
     """
-    state = hashlib.blake2b(digest_size=DIGEST_BYTES)
-    for tag, data in _walk(row):
-        state.update(tag + struct.pack("<Q", len(data)))
-        state.update(data)
-    return state.digest()
+    spelt: list[bytes] = []
+    _walk(row, spelt)
+    return hashlib.blake2b(b"".join(spelt), digest_size=DIGEST_BYTES).digest()
 
 
-def _walk(value: Any) -> Iterator[tuple[bytes, bytes]]:
-    """(tag, bytes) of each part, depth first."""
+def _put(spelt: list[bytes], tag: bytes, data: bytes) -> None:
+    """One part: tag, length, bytes."""
+    spelt += tag, LENGTH.pack(len(data)), data
+
+
+def _walk(value: Any, spelt: list[bytes]) -> None:
+    """Spell out each part, depth first."""
     if isinstance(value, Tensor):
-        yield from _tensor(value)
+        _tensor(value, spelt)
     elif isinstance(value, (np.ndarray, np.generic)):
-        yield from _array(np.asarray(value))
+        _array(np.asarray(value), spelt)
     elif isinstance(value, (tuple, list)):
-        yield b"S", str(len(value)).encode()
+        _put(spelt, b"S", str(len(value)).encode())
         for item in value:
-            yield from _walk(item)
+            _walk(item, spelt)
     elif isinstance(value, dict):
-        yield b"D", str(len(value)).encode()
+        _put(spelt, b"D", str(len(value)).encode())
         for key in sorted(value, key=digest):
-            yield from _walk(key)
-            yield from _walk(value[key])
+            _walk(key, spelt)
+            _walk(value[key], spelt)
     elif is_dataclass(value) and not isinstance(value, type):
-        yield b"C", type(value).__name__.encode()
+        _put(spelt, b"C", type(value).__name__.encode())
         for field in fields(value):
-            yield b"K", field.name.encode()
-            yield from _walk(getattr(value, field.name))
+            _put(spelt, b"K", field.name.encode())
+            _walk(getattr(value, field.name), spelt)
     else:
-        yield _scalar(value)
+        _put(spelt, *_scalar(value))
 
 
 def _scalar(value: Any) -> tuple[bytes, bytes]:
@@ -89,30 +92,35 @@ def _foreign(value: Any) -> tuple[bytes, bytes]:
             f"expected rows of tensors, arrays, numbers, strings, tuples, lists and dicts, got {type(value).__name__}; "
             "convert it in the dataset's __getitem__"
         )
-    return b"A", b"".join(bytes(data) for _, data in _array(array))
+    spelt: list[bytes] = []
+    _array(array, spelt)
+    return b"A", b"".join(spelt[2::3])
 
 
-def _tensor(value: Tensor) -> Iterator[tuple[bytes, bytes]]:
-    dense = value.detach().to_dense() if value.layout is not torch.strided else value.detach()
-    dense = dense.cpu().resolve_conj().resolve_neg().contiguous()
+def _tensor(value: Tensor, spelt: list[bytes]) -> None:
     try:
-        yield from _array(dense.numpy())
+        return _array(value.numpy(), spelt)
+    except (TypeError, RuntimeError):  # not one that numpy could show as it is
+        dense = value.detach().to_dense() if value.layout is not torch.strided else value.detach()
+        dense = dense.cpu().resolve_conj().resolve_neg().contiguous()
+    try:
+        _array(dense.numpy(), spelt)
     except TypeError:  # bfloat16 and the 8-bit floats, which numpy does not know
-        yield from _header(str(dense.dtype), tuple(dense.shape))
-        yield b"A", dense.reshape(-1).view(torch.uint8).numpy().tobytes()
+        _header(str(dense.dtype), tuple(dense.shape), spelt)
+        _put(spelt, b"A", dense.reshape(-1).view(torch.uint8).numpy().tobytes())
 
 
-def _array(value: np.ndarray[Any, Any]) -> Iterator[tuple[bytes, bytes]]:
+def _array(value: np.ndarray[Any, Any], spelt: list[bytes]) -> None:
     if value.dtype.hasobject:
-        yield b"O", str(value.shape).encode()
+        _put(spelt, b"O", str(value.shape).encode())
         for item in value.ravel().tolist():
-            yield from _walk(item)
+            _walk(item, spelt)
         return
-    little = np.ascontiguousarray(value, dtype=value.dtype.newbyteorder("<"))
-    yield from _header(little.dtype.str, value.shape)
-    yield b"A", little.tobytes()
+    little = np.asarray(value, dtype=value.dtype.newbyteorder("<"))
+    _header(little.dtype.str, value.shape, spelt)
+    _put(spelt, b"A", little.tobytes())
 
 
-def _header(dtype: str, shape: tuple[int, ...]) -> Iterator[tuple[bytes, bytes]]:
-    yield b"T", dtype.encode()
-    yield b"H", str(shape).encode()
+def _header(dtype: str, shape: tuple[int, ...], spelt: list[bytes]) -> None:
+    _put(spelt, b"T", dtype.encode())
+    _put(spelt, b"H", str(shape).encode())

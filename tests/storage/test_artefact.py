@@ -10,7 +10,15 @@ import pytest
 
 from pipeline.errors import CapacityError, StoreError
 from pipeline.storage import artefact
-from pipeline.storage.artefact import create, faults, manifest_path, open_artefact, read_manifest, write_whole
+from pipeline.storage.artefact import (
+    MANIFEST_FORMAT,
+    create,
+    faults,
+    manifest_path,
+    open_artefact,
+    read_manifest,
+    write_whole,
+)
 
 FILES = {"zarr.json": b"{}", "codes/zarr.json": b"{} ", "codes/c/0": b"0123456789", "codes/c/1": b"abcdef"}
 IDENTITY = {"rows": {"start": 0, "stop": 3}, "inputs": ["a", "b"]}
@@ -231,10 +239,18 @@ def test_an_altered_manifest_is_refused(store, key):
         read_manifest(store)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", "3", "null", '{"seal": "x", "format": 1}'])
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", "3", "null", '{"seal": "x", "format": 2}'])
 def test_what_is_no_manifest_is_refused(store, text):
     manifest_path(store).write_text(text)
     with pytest.raises(StoreError, match="got a damaged one"):
+        read_manifest(store)
+
+
+def test_a_manifest_of_another_version_is_named_as_that(store):
+    value = json.loads(manifest_path(store).read_text())
+    manifest_path(store).write_text(json.dumps({**value, "format": MANIFEST_FORMAT - 1}))
+    message = r"expected a manifest of format 2 at .*00000.json, got format 1, of another version of Lowland; run"
+    with pytest.raises(StoreError, match=message):
         read_manifest(store)
 
 

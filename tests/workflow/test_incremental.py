@@ -76,6 +76,12 @@ def close(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None
         np.testing.assert_allclose(first, second, rtol=1e-3, atol=1e-4 * scale, equal_nan=True, err_msg=name)
 
 
+def computed(run: Path) -> tuple[int, int]:
+    """Of how many rows S was computed, and S under every label: not taken over from the former table."""
+    record = read_manifest(Layout(run).scores).record
+    return record["formed"], record["relabelled"]
+
+
 def test_appended_rows_are_captured_alone(project: Project, tmp_path: Path) -> None:
     copy = project.copy_of_run(tmp_path)
     before = {where: stored(copy, *where, "00001") for where in SHARDS}
@@ -92,8 +98,7 @@ def test_appended_rows_are_captured_alone(project: Project, tmp_path: Path) -> N
         close(found, expected)
         np.testing.assert_allclose(found["s_by_label"], expected["s_by_label"], rtol=1e-3)
         assert np.array_equal(found["suggested"], expected["suggested"])
-        records = [read_manifest(Layout(run).scores).record["relabelled"] for run in (copy, fresh)]
-        assert records == [15, ROWS + 15]
+        assert computed(copy) == (15, 15) and computed(fresh) == (ROWS + 15, ROWS + 15)
         for score in ("influence@trained", "fvm@flat", "cosine@trained"):
             assert np.array_equal(answers(copy, score)[0], answers(fresh, score)[0])
 
@@ -111,6 +116,7 @@ def test_a_relabelled_row_is_captured_alone(project: Project, tmp_path: Path) ->
         after = stored(copy, *where, "00000")
         assert all(np.array_equal(after[name][others], values[others]) for name, values in before[where].items())
         assert after["code_hash"][5] != before[where]["code_hash"][5] or where[0] == "candidates"
+    assert computed(copy)[0] == 1
     with afresh(project, tmp_path / "fresh", rows) as fresh:
         close(scores_of(copy), scores_of(fresh))
 
@@ -224,14 +230,22 @@ def test_scores_under_every_label_follow_another_curvature_and_other_code(
 ) -> None:
     copy, another = project.copy_of_run(tmp_path), config_of(project.config, curvature={"damping": 0.1})
     before, found = scores_of(copy), compute(copy, another)
-    assert read_manifest(Layout(copy).scores).record["relabelled"] == ROWS
+    assert computed(copy) == (ROWS, ROWS)
     assert (found["s_by_label"] > before["s_by_label"]).mean() > 0.9  # less is damped
     np.testing.assert_allclose(found["s_by_label"][np.arange(ROWS), found["given"]], found["s"], rtol=1e-3)
     assert np.array_equal(compute(copy, another)["s_by_label"], found["s_by_label"])
-    assert read_manifest(Layout(copy).scores).record["relabelled"] == 0
-    monkeypatch.setattr("pipeline.steps.relabelling.stands_for", lambda *_: False)
+    assert computed(copy) == (0, 0)
+    monkeypatch.setattr("pipeline.steps.former.stands_for", lambda *_: False)
     stage(Layout(copy), another, "scores")
-    assert read_manifest(Layout(copy).scores).record["relabelled"] == ROWS
+    assert computed(copy) == (ROWS, ROWS)
+
+
+def test_a_score_that_the_table_lacks_is_computed_for_all_rows(project: Project, tmp_path: Path) -> None:
+    copy, fewer = project.copy_of_run(tmp_path), config_of(project.config, scores={"estimators": ["self_influence"]})
+    before = scores_of(copy)
+    assert "w" not in compute(copy, fewer) and computed(copy) == (0, 0)
+    close(compute(copy, config_of(project.config)), before)
+    assert computed(copy) == (ROWS, 0)
 
 
 def test_new_query_rows_need_only_their_own(project: Project, tmp_path: Path) -> None:
@@ -307,7 +321,7 @@ def test_retired_rows_leave_what_a_store_without_them_has(
     close({name: scores[name][kept] for name in SCORES}, expected)
     assert np.isnan(scores["s_by_label"][GONE]).all() and (scores["predicted"][GONE] == -1).all()
     np.testing.assert_allclose(scores["s_by_label"][kept], expected["s_by_label"], rtol=1e-3)
-    assert read_manifest(Layout(copy).scores).record["relabelled"] == 0
+    assert computed(copy) == (0, 0) and np.array_equal(scores["s"][kept], scores_of(project.run)["s"][kept])
     for score in ("influence@trained", "fvm@flat", "cosine@trained"):
         found, wanted = answers(copy, score), answers(without, score)
         assert np.array_equal(found[0], kept[wanted[0]])
