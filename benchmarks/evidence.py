@@ -26,14 +26,14 @@ from typing import Any
 import numpy as np
 import yaml
 
-from benchmarks.evidence_cells import CELLS, ENCODED, SOURCES, Cell
+from benchmarks.evidence_cells import CELLS, CLOTHES, ENCODED, SOURCES, Cell
 from benchmarks.evidence_run import PLAIN
 from benchmarks.evidence_sentences import encode
 from benchmarks.evidence_tables import MEASURES, Figures, at_plain, rows_of
 from benchmarks.stages import FINISHED, RUNS
 from benchmarks.tables import keep
 from pipeline.config import read_yaml
-from pipeline.methods import METHODS, SCORED
+from pipeline.methods import METHODS, RELABELLING, SCORED
 from pipeline.storage.artefact import open_artefact
 from pipeline.storage.layout import Layout
 from pipeline.storage.tables import read_table
@@ -49,11 +49,42 @@ ESTIMATORS = tuple(
     name for name in SCORED if name != "s" and not METHODS[name].projections and not name.startswith(ELSEWHERE)
 )
 """All others that the default projection allows."""
-SEEDS = {"small": 2, "full": 5}
-FURTHER = {"small": 1, "full": 4}
-"""Models of other seeds, for TRAK."""
-MEMBERS = {"small": 4, "full": 10}
-"""Of the ensemble of GEX."""
+IN_CODES = tuple(
+    name
+    for name in ESTIMATORS
+    if not {"solved", "ensemble"} & set(METHODS[name].reads) and METHODS[name].at != ("seeds",)
+)
+"""Those that need neither whole gradients nor further models."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How much is run.
+
+    Attributes:
+        cells: to be run.
+        small: whether of fewer rows.
+        seeds: of each cell.
+        further: models of other seeds, for TRAK.
+        members: of the ensemble of GEX.
+        estimators: beside S and the controls.
+        command: that runs it.
+    """
+
+    cells: tuple[Cell, ...]
+    small: bool
+    seeds: int
+    further: int
+    members: int
+    estimators: tuple[str, ...]
+    command: str
+
+
+SETTINGS = {
+    "small": Setting(tuple(cell for cell in CELLS if cell.small), True, 2, 1, 4, ESTIMATORS, "evidence --small"),
+    "full": Setting(tuple(CELLS), False, 5, 4, 10, ESTIMATORS, "evidence --full"),
+    "clothes": Setting(CLOTHES, False, 5, 0, 0, IN_CODES, "clothes"),
+}
 THIRDS = 3
 """Checkpoints of TracIn, equally far apart along the training."""
 ONE_SPLIT = {"folds": 1, "watch": False}
@@ -64,11 +95,15 @@ BY_HEART = math.log(2)
 
 @dataclass(frozen=True)
 class Run:
-    """A cell with a seed, in a setting, small or full."""
+    """A cell with a seed, in a setting by its name."""
 
     cell: Cell
     seed: int
     setting: str
+
+    @property
+    def _how(self) -> Setting:
+        return SETTINGS[self.setting]
 
     @property
     def directory(self) -> Path:
@@ -77,19 +112,20 @@ class Run:
 
     def config(self) -> dict[str, Any]:
         """What it asks for beside the defaults."""
-        options = self.cell.options_of(self.setting == "small", self.seed)
+        options = self.cell.options_of(self._how.small, self.seed)
         task = self.cell.task
         if task == ENCODED:
             options = {name: options[name] for name in HEAD} | {"path": str(self._features())}
             task = str(HERE / ENCODED)
-        slow = self.setting == "small" and options.get("encoder") == "scratch"
+        slow = self._how.small and options.get("encoder") == "scratch"
         return {
             **({"flatten": ONE_SPLIT} if slow else {}),
             "seed": self.seed,
             "task": {"class": task, "options": options},
-            "checkpoints": {"epochs": _thirds(options["epochs"]), "seeds": FURTHER[self.setting]},
-            "ensemble": {"members": MEMBERS[self.setting]},
-            "scores": {"estimators": list(ESTIMATORS)},
+            "checkpoints": {"epochs": _thirds(options["epochs"]), "seeds": self._how.further},
+            "ensemble": {"members": self._how.members},
+            "scores": {"estimators": list(self._how.estimators)},
+            "evaluate": {"relabel": [name for name in RELABELLING if name in self._how.estimators]},
         }
 
     @property
@@ -106,7 +142,7 @@ class Run:
             SystemExit: it failed.
         """
         if self.cell.task == ENCODED:
-            options = self.cell.options_of(self.setting == "small", self.seed)
+            options = self.cell.options_of(self._how.small, self.seed)
             encode(self._features(), **{name: options[name] for name in options if name not in HEAD})
         self.directory.parent.mkdir(parents=True, exist_ok=True)
         file = self.directory.with_suffix(".yaml")
@@ -124,7 +160,7 @@ class Run:
         ran = read_yaml(finished)
         same = ran["seed"] == wanted["seed"] and ran["task"]["options"] == wanted["task"]["options"]
         same = same and ran["ensemble"]["members"] == wanted["ensemble"]["members"]
-        return bool(same and all(ran[part] == wanted[part] for part in ("checkpoints", "scores")))
+        return bool(same and all(ran[part] == wanted[part] for part in ("checkpoints", "scores", "evaluate")))
 
     def figures(self) -> Figures:
         """What its evaluation says, measure by measure; with what the run at the plain minimum adds."""
@@ -148,11 +184,15 @@ class Run:
 
 def main(full: bool = False, table_only: bool = False) -> None:
     """Run what of the setting has not been run and print its tables, or print them alone."""
-    setting = "full" if full else "small"
-    cells = [cell for cell in CELLS if full or cell.small]
+    tabulate("full" if full else "small", table_only)
+
+
+def tabulate(name: str, table_only: bool = False) -> None:
+    """The same in a setting by its name."""
+    setting, cells = SETTINGS[name], SETTINGS[name].cells
     for source in dict.fromkeys(cell.source for cell in cells if not cell.there()):
         print(f"left out, as {source} names no data: cells that need {SOURCES[source]}", flush=True)
-    runs = [Run(cell, seed, setting) for seed in range(SEEDS[setting]) for cell in cells if cell.there()]
+    runs = [Run(cell, seed, name) for seed in range(setting.seeds) for cell in cells if cell.there()]
     if not table_only:
         only = os.environ.get("EVIDENCE_CELLS", "")
         if not any(only in cell.name for cell in cells):
@@ -170,15 +210,15 @@ def main(full: bool = False, table_only: bool = False) -> None:
     figures = {cell: [run.figures() for run in of] for cell, of in by_cell.items()}
     learnt = {cell: statistics.mean(run.learnt() for run in of) for cell, of in by_cell.items()}
     keep(
-        "evidence",
-        f"python -m benchmarks evidence --{setting}",
+        setting.command.split()[0],
+        f"python -m benchmarks {setting.command}",
         rows_of(figures, learnt),
         by="table",
-        setting=setting,
+        setting=name,
         not_run=missing,
         runs=[_raw(run) for run in made],
     )
-    print("\n".join(f"not run: {name}" for name in missing))
+    print("\n".join(f"not run: {each}" for each in missing))
 
 
 def _rows(directory: Path, table: str) -> list[dict[str, Any]]:

@@ -186,3 +186,9 @@ def _cifar() -> list[Cell]:
 
 
 CELLS = [*_planted(), *_sentences(), *_cifar()]
+CLOTHES = tuple(
+    cell
+    for cell in CELLS
+    if cell.data == "Fashion-MNIST" and cell.heart and not cell.noise.startswith("planted instance")
+)
+"""The cells of the question whether second order beats first, in the sizes of the paper."""

@@ -14,11 +14,14 @@ from typing import Any
 from benchmarks.stages import FINISHED, Run, Stage, captured, further, scored
 from pipeline import config as settings
 from pipeline.config import Config
+from pipeline.methods import METHODS
 from pipeline.shards import Plan
 
 SPLITS = ("train", "validation")
 PLAIN = "-vm"
 """Follows the name of a run that is not flattened."""
+AT_PLAIN = {"flatten": {"method": "plain"}, "scores": {"estimators": ["w"]}, "evaluate": {"relabel": []}}
+"""Its configuration over that of the other."""
 
 
 def stages(plan: Plan, config: Config) -> Iterator[Stage]:
@@ -26,6 +29,9 @@ def stages(plan: Plan, config: Config) -> Iterator[Stage]:
     yield from captured(plan, SPLITS)
     yield from further(plan, config, SPLITS)
     yield from scored(plan)
+    for checkpoint in config.checkpoints.expanded(METHODS[name].at[0] for name in config.evaluate.relabel):
+        for shard in plan.splits["train"].shards:
+            yield "candidates", {"checkpoint": checkpoint, "split": "train", "shard": shard.name}
     yield "evaluate", {}
 
 
@@ -37,7 +43,7 @@ def plain(run: Run, name: str, slug: str, values: dict[str, Any]) -> None:
         shutil.rmtree(unfinished, ignore_errors=True)
         shutil.copytree(run.layout.run, unfinished)
         unfinished.rename(place)
-    own = settings.merge(values, {"flatten": {"method": "plain"}, "scores": {"estimators": ["w"]}})
+    own = settings.merge(values, AT_PLAIN)
     at_plain = Run(name, slug + PLAIN, own)
     at_plain.make([*captured(at_plain.plan, SPLITS), *scored(at_plain.plan), ("evaluate", {})])
 

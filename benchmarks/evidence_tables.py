@@ -20,6 +20,7 @@ MEASURES = (
     ("average precision", "mislabel", "average_precision"),
     ("recall at the noise rate", "mislabel", "recall_at_rate"),
     ("relabel accuracy", "relabel", "accuracy"),
+    ("relabel accuracy of detected rows", "relabel", "of_detected"),
 )
 """Name, table of the evaluation, its column."""
 

@@ -126,6 +126,14 @@ RANKED = {"wrong": POSTERIOR, **METHODS}
 CONTROLS = tuple(name for name, method in METHODS.items() if method.control)
 SCORED = tuple(name for name, method in METHODS.items() if method.rows and not method.control)
 """Names that `scores.estimators` may list."""
+RELABELLING = tuple(
+    name
+    for name, method in METHODS.items()
+    if method.rows == "signed"
+    and method.at[0] in ("trained", "epochs")
+    and set(method.reads) <= {"curvature", "validation"}
+)
+"""Names that `evaluate.relabel` may list: a row under another label is another gradient of the loss, scored as that."""
 SOLVED = tuple(name for name, method in METHODS.items() if "solved" in method.reads)
 """Those that the stages `solve` and `trace` make."""
 TRACED = tuple(name for name, method in METHODS.items() if "recorded" in method.reads)

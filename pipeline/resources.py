@@ -70,7 +70,7 @@ def whole_bytes(stage: str, config: Config, plan: Plan) -> int:
         "posterior": (96 * len(plan.classes) + 24 * config.posterior.neighbours) * train,
         "scores": 4 * matrix * max(1, len(config.scores.estimators)) + 400 * train,
         "query": code * train * 5 // 4 + 64 * train,
-        "evaluate": 400 * train,
+        "evaluate": 400 * train + (4 * matrix if config.evaluate.relabel else 0),
         "stability": 4 * matrix + 8 * code * query + 400 * train,
         "retrieval": 8 * matrix + METHODS_AT_ONCE * 8 * query * train,
         "report": 400 * train,

@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from pipeline.errors import ConfigError
-from pipeline.fields import Count, NotNegative, Positive, Section, Selection, Share, Strength
-from pipeline.methods import METHODS, parse_score
+from pipeline.fields import Count, NotNegative, Positive, Section, Selection, Share, Strength, nearest
+from pipeline.methods import METHODS, RELABELLING, parse_score
 from pipeline.schema_estimators import (
     CheckpointsSection,
     EnsembleSection,
@@ -189,6 +189,17 @@ class EvaluateSection(Section):
     """Evaluation against true labels."""
 
     neighbours: Count
+    relabel: list[str]
+
+    @field_validator("relabel")
+    @classmethod
+    def known(cls, names: list[str]) -> list[str]:
+        """Each is one that can score a row under another label."""
+        for name in names:
+            if name not in RELABELLING:
+                known = ", ".join(RELABELLING)
+                raise ConfigError(f"expected evaluate.relabel out of {known}, got {name!r}{nearest(name, RELABELLING)}")
+        return names
 
 
 class StabilitySection(Section):
@@ -244,5 +255,10 @@ class Config(Section):
                 f"expected checkpoints.twin: true and at least two checkpoints.epochs for {twins[0]}, got twin: "
                 f"{str(self.checkpoints.twin).lower()} and {len(self.checkpoints.epochs)} epochs; set them, or take "
                 f"{', '.join(twins)} out"
+            )
+        unasked = [name for name in self.evaluate.relabel if name not in self.scores.estimators]
+        if unasked:
+            raise ConfigError(
+                f"expected evaluate.relabel among scores.estimators, got {unasked[0]}, which is not there; add it"
             )
         return self

@@ -229,6 +229,12 @@ def relabelling():
     return shards_of("candidates", "flat", "train") if PLAN.labelled else []
 
 
+def relabelling_judged():
+    """Gradients under every label where estimators are that suggest labels beside S."""
+    wanted = CONFIG.checkpoints.expanded(METHODS[name].at[0] for name in CONFIG.evaluate.relabel)
+    return [shard for checkpoint in wanted for shard in shards_of("candidates", checkpoint, "train")]
+
+
 def posterior():
     """How likely the given labels are wrong, where the task gives labels."""
     return ["results/posterior/posterior.json"] if PLAN.labelled else []

@@ -16,9 +16,12 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from pipeline.core.agreement import auc, average_precision, recall_after
 from pipeline.errors import DataError
-from pipeline.methods import RANKED, columns_of
+from pipeline.methods import METHODS, RANKED, columns_of
+from pipeline.steps.estimating import RunStores
 from pipeline.steps.inputs import vectors
 from pipeline.steps.job import Job
+from pipeline.steps.relabelling import best_labels
+from pipeline.steps.stores import open_candidates
 from pipeline.steps.tables import write_evaluation
 from pipeline.steps.tasks import model_at, task_of, use_threads
 from pipeline.storage.artefact import open_artefact
@@ -73,9 +76,13 @@ def run(job: Job) -> None:
     possible = 0 < count < judged.sum()
     if not possible:
         job.say(f"nothing to judge: {count} of {int(judged.sum())} given labels are wrong, and both kinds are needed")
-    identity = {"scores": open_artefact(job.layout.scores, "scores").digest, "evaluate": job.config.evaluate.plain()}
+    identity = {
+        "scores": open_artefact(job.layout.scores, "scores").digest,
+        "evaluate": job.config.evaluate.plain(),
+        "candidates": _candidates(job),
+    }
     if plan.labelled:
-        found = _relabel(job, task, scores, truth, wrong & judged) if possible else []
+        found = _relabel(job, task, scores, truth, wrong & judged, _detected(scores, judged, count)) if possible else []
         write_evaluation(job, "relabel", found, identity, NOTE)
     asked = list(_asked(job, task, scores, judged)) if possible else []
     _write_recall(job, identity, asked, wrong[judged])
@@ -135,27 +142,53 @@ def _neighbours(job: Job, task: Task, given: Array, judged: Array) -> Array | No
     return share
 
 
-def _relabel(job: Job, task: Task, scores: dict[str, list[Any]], truth: Array, wrong: Array) -> list[dict[str, Any]]:
-    """Share of the truly mislabelled rows whose suggested label is the true one."""
+def _relabel(job: Job, task: Task, scores: dict[str, list[Any]], truth: Array, wrong: Array,
+             detected: Array) -> list[dict[str, Any]]:  # fmt: skip
+    """Share of the truly mislabelled rows, and of the detected ones, whose suggested label is the true one."""
     suggestions = {
         ("FVM, argmin of S over labels", "flat", False): np.asarray(scores["suggested"]),
+        **_suggested_by(job),
         ("prediction", "flat", True): np.asarray(scores["predicted"]),
         ("prediction", "trained", True): _predictions(job, task, "trained"),
     }
+    judged = np.asarray(scores["suggested"]) >= 0  # the same rows for all
     rows = []
-    known = wrong & (np.asarray(scores["suggested"]) >= 0)  # the same rows for all
     for (method, checkpoint, control), labels in suggestions.items():
-        accuracy = float((labels[known] == truth[known]).mean()) if known.any() else float("nan")
-        rows.append(
-            {
-                "method": method,
-                "checkpoint": checkpoint,
-                "control": control,
-                "accuracy": accuracy,
-                "rows": int(known.sum()),
-            }
-        )
+        head = {"method": method, "checkpoint": checkpoint, "control": control}
+        of_wrong, of_detected = (_share(labels == truth, judged & chosen) for chosen in (wrong, detected))
+        rows.append({**head, "accuracy": of_wrong[0], "rows": of_wrong[1],
+                     "of_detected": of_detected[0], "detected": of_detected[1]})  # fmt: skip
     return rows
+
+
+def _share(right: Array, chosen: Array) -> tuple[float, int]:
+    """Share of the chosen rows that are right, and how many there are."""
+    return (float(right[chosen].mean()) if chosen.any() else float("nan")), int(chosen.sum())
+
+
+def _detected(scores: dict[str, list[Any]], judged: Array, count: int) -> Array:
+    """As many rows as there are wrong labels, the most suspicious first, [N] bool."""
+    suspicion = np.where(judged, np.array([np.nan if v is None else v for v in scores["wrong"]], float), -np.inf)
+    chosen = np.zeros(len(judged), bool)
+    chosen[np.argsort(-np.nan_to_num(suspicion, nan=-np.inf), kind="stable")[:count]] = True
+    return chosen & judged
+
+
+def _candidates(job: Job) -> dict[str, list[str]]:
+    """Digests of the gradients under every label that estimators suggest labels from."""
+    wanted = job.config.checkpoints.expanded(METHODS[name].at[0] for name in job.config.evaluate.relabel)
+    return {name: open_candidates(job.layout, job.plan(), name, "train").digests() for name in wanted}
+
+
+def _suggested_by(job: Job) -> dict[tuple[str, str, bool], Array]:
+    """The labels that the estimators of `evaluate.relabel` suggest, by the heads of their rows."""
+    stores, found = RunStores(job.layout, job.plan(), job.workers()), {}
+    for name in job.config.evaluate.relabel:
+        at = job.config.checkpoints.expanded(METHODS[name].at[:1])
+        job.say(f"relabelling by {METHODS[name].title}")
+        title = f"{METHODS[name].title}, argmax over labels"
+        found[title, job.config.checkpoints.name_of(METHODS[name].at), False] = best_labels(stores, name, at)
+    return found
 
 
 def _predictions(job: Job, task: Task, checkpoint: str) -> Array:

@@ -6,14 +6,17 @@ rows alone: where both are as they were, it is taken over from the former table 
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from pipeline.core.estimators import Estimator
 from pipeline.core.influence import relabel
 from pipeline.core.preconditioner import Preconditioner
-from pipeline.steps.codes import BLOCK_HELD_BYTES, CodeBlock, CodeSet
+from pipeline.steps.codes import BLOCK_HELD_BYTES, CodeBlock, CodeSet, CodeShard
+from pipeline.steps.estimating import RunStores, fitted
 from pipeline.steps.former import Former
 from pipeline.steps.job import Job
 from pipeline.steps.preconditioned import open_preconditioner
@@ -68,6 +71,68 @@ class Asked:
 
     block: CodeBlock
     wanted: Array
+
+
+@dataclass(frozen=True)
+class UnderLabels:
+    """A few rows under every label, one after the other: the codes of n rows and C labels are [n C, K]."""
+
+    places: Array
+    coded: Mapping[str, Array]
+    shards: Mapping[str, CodeShard]
+    part: slice
+
+    @property
+    def positions(self) -> Array:
+        """See `pipeline.core.estimators.base.Rows`."""
+        labels = len(next(iter(self.coded.values()))) // len(self.places)
+        return np.repeat(self.places, labels)
+
+    def codes(self, checkpoint: str) -> Array:
+        """See `Rows`."""
+        return self.coded[checkpoint]
+
+    def column(self, checkpoint: str, name: str) -> Array:
+        """See `Rows`."""
+        return self.shards[checkpoint].read(name, self.part).ravel()
+
+    def ensemble(self) -> Array:
+        """See `Rows`: of no use here."""
+        raise NotImplementedError
+
+
+def best_labels(stores: RunStores, name: str, at: Sequence[str]) -> Array:
+    """The label under which each train row would have helped the validation rows most, [N]; -1 where unknown.
+
+    Args:
+        stores: of the run.
+        name: of an estimator whose score of rows is signed.
+        at: the checkpoints where it is asked.
+    """
+    sets = {checkpoint: open_candidates(stores.layout, stores.plan, checkpoint, "train") for checkpoint in at}
+    first = sets[at[0]]
+    blocks = [({name: CodeBlock(each.shards[i], rows) for name, each in sets.items()})
+              for i, shard in enumerate(first.shards) for rows in shard.blocks()]  # fmt: skip
+    labels = np.full(first.rows, UNKNOWN)
+    found = each(best_part, blocks, stores.workers, (fitted(stores, name, at),), len(at) * BLOCK_HELD_BYTES)
+    for places, best in found:
+        labels[places] = best
+    labels[~np.logical_and.reduce([each.counted() for each in sets.values()])] = UNKNOWN
+    return labels
+
+
+def best_part(blocks: Mapping[str, CodeBlock], estimator: Estimator) -> tuple[Array, Array]:
+    """Positions of a block's rows, and the label of the best score of each, [n]."""
+    places, best = [], []
+    for pieces in zip(*(block.pieces() for block in blocks.values()), strict=True):
+        part = pieces[0][0]
+        own = next(iter(blocks.values())).shard.positions[part]
+        coded = {name: codes.reshape(-1, codes.shape[-1]).astype(np.float64)
+                 for name, (_, codes) in zip(blocks, pieces, strict=True)}  # fmt: skip
+        rows = UnderLabels(own, coded, {name: block.shard for name, block in blocks.items()}, part)
+        best.append(estimator.rows(rows).reshape(len(own), -1).argmax(1))
+        places.append(own)
+    return np.concatenate(places), np.concatenate(best)
 
 
 def _compute(job: Job, candidates: CodeSet, preconditioner: Preconditioner, columns: Columns, wanted: Array) -> None:

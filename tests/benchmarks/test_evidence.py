@@ -14,7 +14,7 @@ from benchmarks.evidence import Run
 from benchmarks.evidence_cells import CELLS, CHOSEN_ON, ENCODED, SMALL_PLANTED
 from benchmarks.evidence_run import PLAIN
 from benchmarks.evidence_sentences import SPLITS, Encoded
-from benchmarks.evidence_tables import DEFAULT, at_plain, rows_of
+from benchmarks.evidence_tables import DEFAULT, MEASURES, at_plain, rows_of
 from benchmarks.stages import FINISHED
 from pipeline import config as settings
 from pipeline.storage.layout import Layout
@@ -31,7 +31,7 @@ CELL = CELLS[0]
 
 def run_of(ours: float, loss: float, s: float = 0.5, old: float = 0.5) -> Any:
     values = {OURS: ours, LOSS: loss, S: s, OLD: old}
-    return {"AUC": values, "average precision": {}, "recall at the noise rate": {}, "relabel accuracy": {}}
+    return {"AUC": values, **{measure: {} for measure, _, _ in MEASURES[1:]}}
 
 
 def test_rows_are_means_over_the_seeds_and_say_who_was_best() -> None:
@@ -108,11 +108,12 @@ def test_encoded_sentences_are_what_was_written(tmp_path: Path) -> None:
     assert task.logits(task.model(), (task.validation_rows()[1][0][None], None)).shape == (1, 3)
 
 
-@pytest.mark.parametrize("setting", ["small", "full"])
+@pytest.mark.parametrize("setting", evidence.SETTINGS)
 def test_every_cell_asks_for_what_the_workflow_takes(setting: str) -> None:
-    for cell in CELLS:
+    assert evidence.SETTINGS[setting].cells
+    for cell in evidence.SETTINGS[setting].cells:
         asked = settings.validate(settings.merge(settings.defaults(), Run(cell, 0, setting).config()))
-        assert asked.scores.estimators == list(evidence.ESTIMATORS)
+        assert asked.scores.estimators == list(evidence.SETTINGS[setting].estimators)
 
 
 def test_cells_that_no_name_holds_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
