@@ -255,6 +255,8 @@ def test_built_in_tasks_and_absolute_paths_stay_as_they_are(tmp_path):
         ("curvatur", {}, "expected a known config key, got 'curvatur' (did you mean 'curvature'?)"),
         ("zzz", 1, "expected a known config key, got 'zzz'; keys here: seed, task, plan,"),
         ("query.scores", ["fvn"], "expected a score out of influence, fvm, cosine, got 'fvn' (did you mean 'fvm'?)"),
+        ("evaluate.relabel", ["clasical"], "expected evaluate.relabel out of tracin, classical, relatif, datainf, logra, cosine, got 'clasical'"),
+        ("evaluate.relabel", ["datainf"], "expected evaluate.relabel among scores.estimators, got datainf, which is not there; add it"),
     ],
 )  # fmt: skip
 def test_a_wrong_key_or_value_is_named_in_one_sentence(path, value, message):

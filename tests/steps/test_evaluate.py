@@ -76,6 +76,16 @@ def test_relabelling_is_right_where_the_suggestion_is_the_true_label(made):
     assert rows[0]["accuracy"] == pytest.approx((judged % 2 == 1).mean()) and rows[1]["accuracy"] == 1
 
 
+def test_detected_rows_are_as_many_of_the_most_suspicious_as_are_wrong(made):
+    job, scores, wrong = made
+    (row,) = [row for row in open_artefact(job.layout.evaluation("relabel"), "evaluation").record["rows"]
+              if (row["method"], row["checkpoint"]) == ("FVM, argmin of S over labels", "flat")]  # fmt: skip
+    kept = np.flatnonzero(np.arange(ROWS) != 7)
+    worst = kept[np.argsort(-scores["wrong"][kept])][: wrong[kept].sum()]
+    right = (worst % 2 == 1) | ~wrong[worst]
+    assert (row["of_detected"], row["detected"]) == (pytest.approx(right.mean()), len(worst))
+
+
 def test_people_can_read_the_tables(made):
     job, _, _ = made
     for table in ("mislabel", "relabel"):

@@ -10,12 +10,17 @@ import pytest
 
 from pipeline.config import Config
 from pipeline.errors import ConfigError, StoreError, TaskError
-from pipeline.methods import SCORED, SOLVED, TRACED
+from pipeline.methods import METHODS, SCORED, SOLVED, TRACED
 from pipeline.shards import Plan
-from pipeline.steps.stores import open_codes
+from pipeline.steps.estimating import RunStores
+from pipeline.steps.preconditioned import open_preconditioner
+from pipeline.steps.relabelling import best_labels
+from pipeline.steps.stores import open_candidates, open_codes
+from pipeline.steps.tasks import task_of
 from pipeline.storage.arrays import Arrays
-from pipeline.storage.artefact import read_manifest
+from pipeline.storage.artefact import open_artefact, read_manifest
 from pipeline.storage.layout import Layout
+from pipeline.storage.reduction import Workers
 from pipeline.storage.weights import read_weights
 from tests.workflow.runs import ROWS, Project, ask, edited, planned
 from tests.workflow.steps import compute, config_of, scores_of, stage
@@ -123,6 +128,39 @@ def test_tracin_sums_over_the_epochs_with_their_rates(further: Path) -> None:
         )
         expected = expected + 5e-3 * train @ validation.mean(0)
     assert np.allclose(scores_of(further)["tracin"], expected, rtol=1e-6)
+
+
+def test_labels_suggested_are_those_under_which_a_row_would_have_helped_most(
+    further: Path, project: Project, tmp_path: Path
+) -> None:
+    shutil.copytree(further, copy := tmp_path / "run")
+    layout, plan = Layout(copy), Plan.load(Layout(copy).plan)
+    relabel = ["tracin", "classical", "relatif"]
+    config = config_of(project.config, **FURTHER, **EVERY, evaluate={"relabel": relabel})
+    for checkpoint in ("trained", "epoch-3", f"epoch-{EPOCHS}"):
+        for shard in plan.splits["train"].shards:
+            stage(layout, config, "candidates", checkpoint=checkpoint, split="train", shard=shard.name)
+    stage(layout, config, "evaluate")
+    expected = dict.fromkeys(relabel, 0.0)
+    for checkpoint, rate in (("epoch-3", 5e-3), (f"epoch-{EPOCHS}", 5e-3), ("trained", None)):
+        under = open_candidates(layout, plan, checkpoint, "train").codes().astype(np.float64)  # [N, C, K]
+        mean = open_codes(layout, plan, checkpoint, "validation").codes().astype(np.float64).mean(0)
+        if rate is not None:
+            expected["tracin"] = expected["tracin"] + rate * under @ mean
+        else:
+            preconditioner = open_preconditioner(layout, checkpoint, "train")[0]
+            expected["classical"] = under @ preconditioner.solve(mean[None])[0]
+            solved = preconditioner.solve(under.reshape(-1, under.shape[-1])).reshape(under.shape)
+            expected["relatif"] = solved @ mean / np.linalg.norm(solved, axis=2)
+    stores = RunStores(layout, plan, Workers(1, 10**9))
+    truth = np.asarray(task_of(config, plan).true_labels)
+    wrong = (truth != scores_of(copy)["given"]) & (truth >= 0)
+    judged = {row["method"]: row for row in open_artefact(layout.evaluation("relabel"), "evaluation").record["rows"]}
+    for name in relabel:
+        labels = best_labels(stores, name, config.checkpoints.expanded(METHODS[name].at[:1]))
+        assert np.array_equal(labels, expected[name].argmax(1))
+        row = judged[f"{METHODS[name].title}, argmax over labels"]
+        assert row["accuracy"] == (labels == truth)[wrong].mean() and row["rows"] == wrong.sum()
 
 
 def test_gex_reads_the_losses_along_the_chain(further: Path) -> None:

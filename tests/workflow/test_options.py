@@ -47,6 +47,16 @@ def test_suspects_come_before_their_candidates(project: Project, tmp_path: Path)
     }
 
 
+def test_estimators_that_suggest_labels_need_gradients_under_all_of_them(project: Project, tmp_path: Path) -> None:
+    asked = project.changed(tmp_path, evaluate={"relabel": ["classical"]})
+    assert planned(project.copy_of_run(tmp_path), "-c", asked) == {
+        "candidates/trained/train/00000",
+        "candidates/trained/train/00001",
+        "evaluation/mislabel",
+        "report/index",
+    }
+
+
 def test_the_ggn_sums_gradients_under_all_labels(project: Project, tmp_path: Path) -> None:
     """C = (1/M) sum over rows and labels of p_c g_c g_c^T, the labels weighted by the model's own probabilities."""
     copy, config = project.copy_of_run(tmp_path), config_of(project.config, **GGN)
