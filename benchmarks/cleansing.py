@@ -2,7 +2,7 @@
 
 Planted noise, uniform, 40 %; `learnt` says how many of the wrong labels the model that is judged has learnt by heart.
 As many rows are removed or relabelled as are wrong; pruning drops the least suspicious half (GEX's protocol), which is
-meant for clean rows and therefore tried on clean digits, too, where the most influential rows should suffice. Beside
+meant for clean rows and therefore tried on clean ones, too, where the most influential rows should suffice. Beside
 the scores stand plain losses, as many random rows, the oracle, and nothing done. `--small`, the default: few rows, SAM
 with rho .2, one run a data set, 5 models of each kind, whose differences are paired by seed; `--full`: rho chosen as by
 default, five runs, with the standard error over them.
@@ -41,7 +41,7 @@ FLATTEN: dict[str, dict[str, Any]] = {"small": {"strength": 0.2, "watch": False}
 RUNS = {"small": 1, "full": 5}
 RANKINGS = {"small": ["wrong", "s", "loss_flat"], "full": ["wrong", "s", "loss_flat", "loss_trained", "self_influence"]}
 CLEAN = ["s", "self_influence", "loss_flat"]
-"""Rankings that clean digits are pruned by."""
+"""Rankings that clean rows are pruned by."""
 KEYS = ("rows", "checkpoint", "action", "control")
 
 Row = dict[str, Any]
@@ -63,7 +63,7 @@ def table(setting: str, cell: Cell, seed: int, clean: bool = False) -> list[Row]
     print(f"done: {cell.data}{', clean' if clean else ''}, seed {seed}", flush=True)
     rows = run.table("retraining-removal")
     if clean:
-        return [{**row, "data": "digits, clean"} for row in rows if row["action"] in ("nothing", "pruned")]
+        return [{**row, "data": f"{cell.data}, clean"} for row in rows if row["action"] in ("nothing", "pruned")]
     return [{**row, "data": f"{cell.data}, {cell.noise}", "learnt": learnt(run)} for row in rows]
 
 
@@ -112,10 +112,9 @@ def main(full: bool = False) -> None:
     for cell in left_out:
         print(f"left out, as {cell.source} names no data: {cell.data}, which needs {SOURCES[cell.source]}", flush=True)
     rows: list[Row] = []
-    for cell in (cell for cell in cells(setting) if cell.there()):
-        rows += rows_of([table(setting, cell, seed) for seed in range(RUNS[setting])])
-    digits = next(cell for cell in cells(setting) if cell.data == "digits")
-    rows += rows_of([table(setting, digits, seed, clean=True) for seed in range(RUNS[setting])])
+    for clean in (False, True):
+        for cell in (cell for cell in cells(setting) if cell.there()):
+            rows += rows_of([table(setting, cell, seed, clean) for seed in range(RUNS[setting])])
     notes = {"sizes": SIZES[setting], "runs": RUNS[setting], "left_out": [cell.data for cell in left_out]}
     keep("cleansing", f"python -m benchmarks cleansing --{setting}", rows, by="data", setting=setting, **notes)
 

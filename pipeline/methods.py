@@ -79,6 +79,9 @@ METHODS = {
     **{f"classical_{name}": Method(f"classical influence, {title}", ("trained",), "signed", None, ("solved",),
                                    "g_val^T (C + lambda)^-1 g of whole gradients at trained, solved by " + title)
        for name, title in (("cg", "CG"), ("lissa", "LiSSA"), ("kfac", "K-FAC"), ("ekfac", "EK-FAC"))},
+    **{f"s_{name}": Method(f"FVM, set level (S), {title}", ("flat",), "unsigned", None, ("solved",),
+                           "g^T (C + lambda)^-1 g of whole gradients at flat, C of the validation rows, by " + title)
+       for name, title in (("kfac", "K-FAC"), ("ekfac", "EK-FAC"))},
     "relatif": Method("RelatIF", ("trained",), "signed", "signed", ("curvature", "validation"),
                       "mean over validation rows of g_val^T H^-1 g / |H^-1 g| at trained"),
     "datainf": Method("DataInf", ("trained",), "signed", "signed", ("validation",),

@@ -126,11 +126,15 @@ rule losses:
         "lowland stage losses {TASK} --config {params.config:q} 2>&1 | tee {log:q}"
 
 
-# Classical influence of whole gradients, by a solver that needs the model.
+# Scores of whole gradients, by a solver that needs the model.
 rule solve:
     input:
-        trained="results/checkpoints/trained.json",
-        gradients=shards_of("gradients", "trained", "train") + shards_of("gradients", "trained", "validation"),
+        checkpoint=lambda wildcards: f"results/checkpoints/{METHODS[wildcards.method].at[0]}.json",
+        gradients=lambda wildcards: [
+            shard
+            for split in ("train", "validation")
+            for shard in shards_of("gradients", METHODS[wildcards.method].at[0], split)
+        ],
     output:
         manifest="results/solved/{method}.json",
     log:
@@ -138,7 +142,7 @@ rule solve:
     benchmark:
         "benchmarks/solve/{method}.tsv"
     wildcard_constraints:
-        method="classical_[a-z]+",
+        method="(classical|s)_[a-z]+",
     threads: CONFIG.compute.threads
     resources:
         mem_mb=memory("solve"),

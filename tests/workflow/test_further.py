@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from pipeline.config import Config
+from pipeline.core.agreement import spearman
 from pipeline.errors import ConfigError, StoreError, TaskError
 from pipeline.methods import METHODS, SCORED, SOLVED, TRACED
 from pipeline.shards import Plan
@@ -183,6 +184,14 @@ def test_cg_on_whole_gradients_is_classical_influence_in_codes_that_keep_them_wh
     found = scores_of(further)["classical_cg"]
     assert np.allclose(found, own, rtol=1e-3, atol=1e-4 * np.abs(own).max())
     assert read_manifest(Layout(further).solved("classical_cg")).record["residual"] <= 1e-8
+
+
+def test_s_by_factored_curvature_ranks_rows_much_as_s_in_codes_does(further: Path) -> None:
+    scores = scores_of(further)
+    for name in ("s_kfac", "s_ekfac"):
+        assert (scores[name] > 0).all() and spearman(scores[name], scores["s"]) > 0.9
+    gradients = read_manifest(Layout(further).solved("s_ekfac")).identity["gradients"]["train"]
+    assert gradients == open_codes(Layout(further), Plan.load(Layout(further).plan), "flat", "train").digests()
 
 
 def test_what_needs_no_further_checkpoint_is_as_before(further: Path, project: Project) -> None:

@@ -32,7 +32,16 @@ from pipeline.core.estimators.lasting import Lasting
 from pipeline.core.estimators.logra import LoGra
 from pipeline.core.estimators.relatif import RelatIF
 from pipeline.core.estimators.self_influence import SelfInfluence
-from pipeline.core.estimators.solved import AtRest, ByCG, ByEKFAC, ByKFAC, ByLiSSA, ThroughSteps
+from pipeline.core.estimators.solved import (
+    AtRest,
+    ByCG,
+    ByEKFAC,
+    ByKFAC,
+    ByLiSSA,
+    SetLevelByEKFAC,
+    SetLevelByKFAC,
+    ThroughSteps,
+)
 from pipeline.core.estimators.tracin import TracIn
 from pipeline.core.estimators.trak import TRAK
 
@@ -51,6 +60,8 @@ ESTIMATORS: dict[str, type[Estimator]] = {
     "classical_lissa": ByLiSSA,
     "classical_kfac": ByKFAC,
     "classical_ekfac": ByEKFAC,
+    "s_kfac": SetLevelByKFAC,
+    "s_ekfac": SetLevelByEKFAC,
     "gan_itd": ThroughSteps,
     "gan_aid": AtRest,
     "relatif": RelatIF,

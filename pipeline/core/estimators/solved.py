@@ -1,8 +1,10 @@
-"""Classical influence of whole gradients, P numbers, by what needs the model: `pipeline.core.solvers`. Signed.
+"""Influence of whole gradients, P numbers, by what needs the model: `pipeline.core.solvers`; nothing is compressed.
 
     rows    g_val^T (C + lambda)^-1 g at `trained`, g_val the mean over validation rows, C of the train rows
 
-solved once by CG, LiSSA, K-FAC or EK-FAC (stage `solve`); nothing is compressed. The sign is that of `classical`.
+solved once by CG, LiSSA, K-FAC or EK-FAC (stage `solve`): classical influence, signed as `classical`. FVM, unsigned:
+
+    rows    g^T (C + lambda)^-1 g at `flat`, C of the validation rows by K-FAC or EK-FAC
 
 Likewise influence through the joint training of a generator and a discriminator (stage `trace`;
 `pipeline.core.unrolled`, `pipeline.core.fixed_point`).
@@ -61,6 +63,20 @@ class ByEKFAC(Solved):
     """By EK-FAC."""
 
     name = "classical_ekfac"
+
+
+@dataclass(frozen=True)
+class SetLevelByKFAC(Solved):
+    """S by K-FAC."""
+
+    name = "s_kfac"
+
+
+@dataclass(frozen=True)
+class SetLevelByEKFAC(Solved):
+    """S by EK-FAC."""
+
+    name = "s_ekfac"
 
 
 @dataclass(frozen=True)

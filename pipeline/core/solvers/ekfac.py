@@ -6,6 +6,7 @@ eigenbases Q_A, Q_S, the Fisher matrix of the layer is taken to be diagonal in t
     K-FAC    Lambda = eigenvalues of S x eigenvalues of A
     EK-FAC   Lambda = E[(Q_S^T G Q_A)^2], which is the best diagonal there
     u        Q_S [(Q_S^T V Q_A) / (Lambda + lambda)] Q_A^T,   lambda = damping x mean of Lambda, layer by layer
+    form     g^T (C + lambda)^-1 g = sum over layers of sum (Q_S^T G Q_A)^2 / (Lambda + lambda)
 
 Parameters that arrive written out (biases, scales) have a block of their own where they are short, else a diagonal.
 Expectations are over rows with their own labels: the empirical Fisher matrix, as everywhere here; Grosse et al. (2023,
@@ -15,7 +16,7 @@ Letters: B rows, T positions, O outputs, I inputs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -52,12 +53,14 @@ class Layer:
     def solve(self, vector: Tensor, damping: float) -> Tensor:
         """u for v, both [O I]."""
         matrix = vector.reshape(self.scales.shape)
-        turned = _turned(matrix, self.output, self.input)
-        level = damping * float(self.scales.mean()) or 1.0
-        solved = turned / (self.scales + level)
+        solved = _turned(matrix, self.output, self.input) * self.weights(damping)
         if self.output is not None and self.input is not None:
             solved = self.output @ solved @ self.input.T
         return solved.reshape(-1)
+
+    def weights(self, damping: float) -> Tensor:
+        """1 / (Lambda + lambda), [O, I]."""
+        return 1 / (self.scales + (damping * float(self.scales.mean()) or 1.0))
 
 
 def _turned(matrix: Tensor, output: Tensor | None, input: Tensor | None) -> Tensor:
@@ -110,13 +113,43 @@ class Scales:
 
     def outer(self, name: str, output: Factor, input: Factor) -> None:
         """See `Sink`."""
-        layer, (rows, _, size) = self.layers[name], output.shape
+        layer = self.layers[name]
         assert layer.output is not None and layer.input is not None
         o, i = output.values().double() @ layer.output, input.values().double() @ layer.input
-        step = max(1, BLOCK_BYTES // (8 * size * input.shape[2]))
-        for start in range(0, rows, step):
-            part = slice(start, start + step)
+        for part in _steps(o, i):
             self.sums[name] += torch.bmm(o[part].mT, i[part]).square().sum(0)
+
+
+class Forms:
+    """A sink for quadratic forms of the rows of a batch, [B]."""
+
+    def __init__(self, layers: Mapping[str, Layer], damping: float, rows: int) -> None:
+        self.layers = layers
+        self.weights = {name: layer.weights(damping) for name, layer in layers.items()}
+        self.sums = torch.zeros(rows, dtype=torch.float64)
+
+    def dense(self, name: str, gradient: Tensor) -> None:
+        """See `Sink`."""
+        values, basis = gradient.flatten(1).double(), self.layers[name].output
+        turned = values if basis is None else values @ basis
+        self.sums += turned.square() @ self.weights[name][:, 0]
+
+    def outer(self, name: str, output: Factor, input: Factor) -> None:
+        """See `Sink`: of one position, a product of squares and no product written out."""
+        layer, weights, positions = self.layers[name], self.weights[name], output.shape[1]
+        assert layer.output is not None and layer.input is not None
+        o, i = output.values().double() @ layer.output, input.values().double() @ layer.input
+        if positions == 1:
+            self.sums += ((o[:, 0].square() @ weights) * i[:, 0].square()).sum(1)
+            return
+        for part in _steps(o, i):
+            self.sums[part] += (torch.bmm(o[part].mT, i[part]).square() * weights).sum((1, 2))
+
+
+def _steps(output: Tensor, input: Tensor) -> Iterator[slice]:
+    """Rows whose products [O, I] are written out together."""
+    step = max(1, BLOCK_BYTES // (8 * output.shape[2] * input.shape[2]))
+    return (slice(start, start + step) for start in range(0, len(output), step))
 
 
 @dataclass(frozen=True)
@@ -131,6 +164,15 @@ class Factored:
         pieces = vector.split([prod(shape) for shape in self.shapes.values()])
         solved = [self.layers[name].solve(piece, damping) for name, piece in zip(self.shapes, pieces, strict=True)]
         return torch.cat(solved)
+
+    def forms(self, engine: Engine, batches: Iterable[tuple[Any, int]], damping: float) -> Tensor:
+        """g^T (C + lambda)^-1 g of each row, [n]; arguments as in `fit`."""
+        found = []
+        for batch, rows in batches:
+            sink = Forms(self.layers, damping, rows)
+            engine.capture(batch, sink)
+            found.append(sink.sums)
+        return torch.cat(found)
 
 
 def fit(engine: Engine, batches: Iterable[tuple[Any, int]], shapes: Mapping[str, tuple[int, ...]],

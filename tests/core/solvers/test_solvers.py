@@ -143,6 +143,8 @@ def test_factored_matrices_are_what_their_definition_says(kind, corrected):
     wanted = oracle(gradients, shapes, factors, corrected, 0.3)
     for vector in gradients[:3]:
         torch.testing.assert_close(found.solve(vector, 0.3), torch.linalg.solve(wanted, vector), rtol=1e-6, atol=1e-9)
+    forms = (gradients * torch.linalg.solve(wanted, gradients.T).T).sum(1)
+    torch.testing.assert_close(found.forms(engine, parts, 0.3), forms, rtol=1e-6, atol=1e-9)
 
 
 def sides(model, rows):
@@ -167,6 +169,17 @@ def sides(model, rows):
     return found
 
 
+def test_products_are_written_out_for_a_few_rows_at_a_time(monkeypatch):
+    model, rows, names, _ = case("conv")
+    shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    engine = cover(model, loss, tuple(names), rows.batch([0, 1]), "auto").engine
+    parts = [(rows.batch(range(ROWS)), ROWS)]
+    found = ekfac.fit(engine, parts, shapes, True)
+    whole = found.forms(engine, parts, 0.3)
+    monkeypatch.setattr(ekfac, "BLOCK_BYTES", 1)
+    torch.testing.assert_close(found.forms(engine, parts, 0.3), whole, rtol=1e-12, atol=0)
+
+
 def test_a_long_vector_has_a_diagonal_and_a_side_too_long_is_refused(monkeypatch):
     model, rows, names, gradients = case("mlp")
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
@@ -175,6 +188,8 @@ def test_a_long_vector_has_a_diagonal_and_a_side_too_long_is_refused(monkeypatch
     found = ekfac.fit(engine, [(rows.batch(range(ROWS)), ROWS)], shapes, True)
     bias, squares = gradients[:, 20:25], gradients[:, 20:25].square().mean(0)
     torch.testing.assert_close(found.solve(gradients[0], 0.5)[20:25], bias[0] / (squares + 0.5 * squares.mean()))
+    forms = torch.stack([row @ found.solve(row, 0.5) for row in gradients])
+    torch.testing.assert_close(found.forms(engine, [(rows.batch(range(ROWS)), ROWS)], 0.5), forms)
     monkeypatch.setattr(ekfac, "LONGEST", 4)
     with pytest.raises(ConfigError, match="expected sides of at most 4 numbers for K-FAC and EK-FAC, got 5"):
         ekfac.fit(engine, [(rows.batch(range(ROWS)), ROWS)], shapes, True)
