@@ -56,7 +56,7 @@ def run(job: Job) -> None:
               "ensemble": read_manifest(job.layout.losses).digest if "gex" in scores else None}  # fmt: skip
     columns: dict[str, Any] = {
         "row": np.arange(flat.rows),
-        "content": [bytes(row).hex() for row in hashes.read("train")],
+        "content": hexadecimal(hashes.read("train")),
         "given": labels,
         **scores,
         "codes": codes,
@@ -87,6 +87,12 @@ def run(job: Job) -> None:
         record["formed"] = int((counted & ~known).sum())
         record["relabelled"] = computed
         record["flagged"] = [int(i) for i in np.nonzero(~finite & ~retired)[0]]
+
+
+def hexadecimal(hashes: Array) -> list[str]:
+    """Each row of bytes [N, 16] as a text."""
+    width, text = 2 * hashes.shape[1], hashes.tobytes().hex()
+    return [text[start : start + width] for start in range(0, len(text), width)]
 
 
 def note_of(name: str) -> str:
