@@ -18,6 +18,10 @@ PRODUCT_QUERIES = 4
 """From so many queries on, flat rows are scanned for all of them by one matrix product, not once for each: of 20
 queries, a sixth of the time. FAISS 1.15 does so from 128,000 on."""
 faiss.cvar.distance_compute_blas_threshold = PRODUCT_QUERIES
+MAPPED = tuple(
+    faiss.IO_FLAG_READ_ONLY | flags for flags in (faiss.IO_FLAG_MMAP | faiss.IO_FLAG_MMAP_IFC, faiss.IO_FLAG_MMAP)
+)
+"""Ways to map an index into memory: codes that lie one after the other, or else the lists of an inverted file."""
 
 Array = np.ndarray[Any, Any]
 Floats = np.ndarray[Any, np.dtype[np.float32]]
@@ -131,10 +135,13 @@ def read(path: Path, to_change: bool = False) -> Any:
     Raises:
         StoreError: it does not read.
     """
-    try:
-        return faiss.read_index(str(path), 0 if to_change else faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
-    except RuntimeError as error:
-        raise StoreError(f"expected an index at {path}, got none that opens; see `lowland verify`") from error
+    fault: RuntimeError | None = None
+    for flags in (0,) if to_change else MAPPED:
+        try:
+            return faiss.read_index(str(path), flags)
+        except RuntimeError as error:
+            fault = error
+    raise StoreError(f"expected an index at {path}, got none that opens; see `lowland verify`") from fault
 
 
 def search(index: Any, vectors: Floats, k: int) -> tuple[Array, Array]:

@@ -17,6 +17,9 @@ IDS = np.arange(400) * 3 + 1
 FACTORIES = ["Flat", "RaBitQfs2", "SQ8", "IVF4,Flat", "IVF4,SQ8", "HNSW16", "PQ8x4", "IVF4,PQ8x4"]
 
 
+PRODUCTS = 2 * faiss_part.PRODUCT_QUERIES
+
+
 @pytest.fixture(scope="module")
 def rows():
     return np.random.default_rng(3).normal(size=(400, K)).astype(np.float32)
@@ -229,3 +232,24 @@ def test_a_part_whose_rows_are_all_gone_is_no_more(tmp_path, rows, small_parts):
     index.save(tmp_path / "x.faiss")
     ids, _ = indexes.load(tmp_path / "x.faiss", 1).search(rows[:2], 7)
     assert ids.tolist() == [[-1] * 7] * 2
+
+
+@pytest.mark.parametrize("factory", ["Flat", "SQ8", "IVF4,Flat"])
+def test_a_part_is_mapped_into_memory_until_it_is_changed(tmp_path, rows, factory):
+    maps = Path("/proc/self/maps")
+    if not maps.exists():
+        pytest.skip("nothing here says what is mapped")
+    make(factory, rows).save(tmp_path / "index")
+    index = indexes.load(tmp_path / "index", 1)
+    assert str(tmp_path / "index" / "0") in maps.read_text()
+    index.add([(IDS[:1] + 10**6, rows[:1])])
+    assert str(tmp_path / "index" / "0") not in maps.read_text()
+    assert index.search(rows[:1], 2)[0].shape == (1, 2)
+
+
+def test_a_product_for_several_queries_finds_what_a_scan_for_each_does(rows):
+    index = make("Flat", rows)
+    one_by_one = [index.search(query[None], 5) for query in rows[:PRODUCTS]]
+    together = index.search(rows[:PRODUCTS], 5)
+    np.testing.assert_array_equal(together[0], np.concatenate([ids for ids, _ in one_by_one]))
+    np.testing.assert_allclose(together[1], np.concatenate([products for _, products in one_by_one]), rtol=1e-5)
