@@ -206,7 +206,7 @@ def tabulate(name: str, table_only: bool = False) -> None:
     by_cell = {cell: [run for run in made if run.cell == cell] for cell in cells}
     by_cell = {cell: of for cell, of in by_cell.items() if of}
     if not by_cell:
-        raise SystemExit("expected a cell that was run, got none; run python -m benchmarks evidence")
+        raise SystemExit(f"expected a cell that was run, got none; run python -m benchmarks {setting.command}")
     figures = {cell: [run.figures() for run in of] for cell, of in by_cell.items()}
     learnt = {cell: statistics.mean(run.learnt() for run in of) for cell, of in by_cell.items()}
     keep(

@@ -161,6 +161,19 @@ def _texts(options: dict[str, Any]) -> bool:
     return any(isinstance(value, str) for value in options.values())
 
 
+def check_classes(config: Config, classes: int) -> None:
+    """Refuse what so many classes do not allow.
+
+    Raises:
+        ConfigError: other estimators are to suggest labels, and gradients are not captured under all of them.
+    """
+    if config.evaluate.relabel and classes > config.candidates.max_classes:
+        raise ConfigError(
+            f"expected at most {config.candidates.max_classes} classes for evaluate.relabel, got {classes}; raise "
+            "candidates.max_classes, or empty evaluate.relabel"
+        )
+
+
 def partial(values: dict[str, Any], memory_mb: int | None = None, dask: str | None = None) -> Config:
     """The sections of one stage, as its rule passes them; reading any other section is an error of ours.
 

@@ -55,6 +55,7 @@ def planned():
 try:
     CONFIG = resolved()
     PLAN = planned()
+    settings.check_classes(CONFIG, len(PLAN.classes))
 except InputError as error:
     print(f"lowland: {error}", file=sys.stderr)
     raise SystemExit(error.exit_code)
@@ -231,7 +232,7 @@ def relabelling():
 
 def relabelling_judged():
     """Gradients under every label where estimators are that suggest labels beside S."""
-    wanted = CONFIG.checkpoints.expanded(METHODS[name].at[0] for name in CONFIG.evaluate.relabel)
+    wanted = CONFIG.checkpoints.expanded(METHODS[name].at[0] for name in CONFIG.evaluate.relabel if PLAN.labelled)
     return [shard for checkpoint in wanted for shard in shards_of("candidates", checkpoint, "train")]
 
 

@@ -176,6 +176,14 @@ def test_sections_are_frozen():
         settings.load().plan.shard_rows = 3
 
 
+def test_labels_by_other_estimators_want_gradients_under_all_classes():
+    config = validate(changed("evaluate.relabel", ["tracin"]))
+    settings.check_classes(config, config.candidates.max_classes)
+    with pytest.raises(ConfigError, match="expected at most 32 classes for evaluate.relabel, got 33; raise candidates"):
+        settings.check_classes(config, 33)
+    settings.check_classes(settings.load(), 33)
+
+
 # Overlays and paths
 
 

@@ -114,6 +114,11 @@ class Chain:
             yield layout.topk, "scores", {text: self.gradients(text.partition("@")[2], "train") for text in asked}
         for table in ("mislabel", "relabel", "replay"):
             yield layout.evaluation(table), "scores", self.digest(layout.scores)
+        for table in ("mislabel", "relabel"):
+            if layout.evaluation(table) in self.manifests:
+                under = self.manifests[layout.evaluation(table)].identity["candidates"]
+                found = {checkpoint: self.digests(layout.candidates, checkpoint, "train") for checkpoint in under}
+                yield layout.evaluation(table), "candidates", found
         yield layout.evaluation("replay"), "recorded", self.digest(layout.recorded)
         judged = layout.evaluation("retrieval")
         if judged in self.manifests:

@@ -170,14 +170,18 @@ def _detected(scores: dict[str, list[Any]], judged: Array, count: int) -> Array:
     """As many rows as there are wrong labels, the most suspicious first, [N] bool."""
     suspicion = np.where(judged, np.array([np.nan if v is None else v for v in scores["wrong"]], float), -np.inf)
     chosen = np.zeros(len(judged), bool)
-    chosen[np.argsort(-np.nan_to_num(suspicion, nan=-np.inf), kind="stable")[:count]] = True
+    chosen[np.argsort(-np.nan_to_num(suspicion, nan=-np.inf, neginf=-np.inf), kind="stable")[:count]] = True
     return chosen & judged
 
 
 def _candidates(job: Job) -> dict[str, list[str]]:
     """Digests of the gradients under every label that estimators suggest labels from."""
     wanted = job.config.checkpoints.expanded(METHODS[name].at[0] for name in job.config.evaluate.relabel)
-    return {name: open_candidates(job.layout, job.plan(), name, "train").digests() for name in wanted}
+    return (
+        {}
+        if not job.plan().labelled
+        else {name: open_candidates(job.layout, job.plan(), name, "train").digests() for name in wanted}
+    )
 
 
 def _suggested_by(job: Job) -> dict[tuple[str, str, bool], Array]:

@@ -15,6 +15,7 @@ import numpy as np
 from pipeline.core.estimators import Estimator
 from pipeline.core.influence import relabel
 from pipeline.core.preconditioner import Preconditioner
+from pipeline.errors import StoreError
 from pipeline.steps.codes import BLOCK_HELD_BYTES, CodeBlock, CodeSet, CodeShard
 from pipeline.steps.estimating import RunStores, fitted
 from pipeline.steps.former import Former
@@ -108,9 +109,16 @@ def best_labels(stores: RunStores, name: str, at: Sequence[str]) -> Array:
         stores: of the run.
         name: of an estimator whose score of rows is signed.
         at: the checkpoints where it is asked.
+
+    Raises:
+        StoreError: the stores hold gradients under some labels only.
     """
     sets = {checkpoint: open_candidates(stores.layout, stores.plan, checkpoint, "train") for checkpoint in at}
     first = sets[at[0]]
+    if any(manifest.identity["labels"] != "all" for each in sets.values() for manifest in each.manifests):
+        raise StoreError(
+            f"expected gradients under all labels for {name}, got those under some; raise candidates.max_classes"
+        )
     blocks = [({name: CodeBlock(each.shards[i], rows) for name, each in sets.items()})
               for i, shard in enumerate(first.shards) for rows in shard.blocks()]  # fmt: skip
     labels = np.full(first.rows, UNKNOWN)

@@ -217,5 +217,5 @@ def load(directory: Path, threads: int) -> Index:
     """
     faiss_part.use_threads(threads)
     files = [directory / EMPTY, *(directory / str(i) for i in range(len(list(directory.glob("*"))) - 1))]
-    empty, *parts = (Part(faiss_part.read(file), file) for file in files)
-    return Index(empty, threads, parts)
+    parts = [Part(faiss_part.read(file), file) for file in files[1:]]
+    return Index(Part(faiss_part.read(files[0], to_change=True), files[0]), threads, parts)

@@ -164,6 +164,18 @@ def test_labels_suggested_are_those_under_which_a_row_would_have_helped_most(
         assert row["accuracy"] == (labels == truth)[wrong].mean() and row["rows"] == wrong.sum()
 
 
+def test_labels_are_not_suggested_from_gradients_under_some_labels(
+    further: Path, project: Project, tmp_path: Path
+) -> None:
+    shutil.copytree(further, copy := tmp_path / "run")
+    layout, plan = Layout(copy), Plan.load(Layout(copy).plan)
+    config = config_of(project.config, candidates={"max_classes": 5, "sampled_labels": 2})
+    for shard in plan.splits["train"].shards:
+        stage(layout, config, "candidates", checkpoint="trained", split="train", shard=shard.name)
+    with pytest.raises(StoreError, match="expected gradients under all labels for classical, got those under some"):
+        best_labels(RunStores(layout, plan, Workers(1, 10**9)), "classical", ["trained"])
+
+
 def test_gex_reads_the_losses_along_the_chain(further: Path) -> None:
     layout = Layout(further)
     losses = Arrays(layout.losses)

@@ -67,6 +67,11 @@ def _turned(matrix: Tensor, output: Tensor | None, input: Tensor | None) -> Tens
     return matrix if output is None or input is None else output.T @ matrix @ input
 
 
+def _wide(values: Tensor) -> Tensor:
+    """In float64 on the CPU: not every device has it, and what is solved for is there."""
+    return values.cpu().double()
+
+
 class Moments:
     """A sink for second moments of both sides."""
 
@@ -76,7 +81,7 @@ class Moments:
 
     def dense(self, name: str, gradient: Tensor) -> None:
         """See `Sink`."""
-        values = gradient.flatten(1).double()
+        values = _wide(gradient.flatten(1))
         if values.shape[1] <= BLOCK:
             one = torch.full((1, 1), float(len(values)), dtype=torch.float64)
             self._add(name, values.T @ values, one)
@@ -91,7 +96,7 @@ class Moments:
                     f"expected sides of at most {LONGEST} numbers for K-FAC and EK-FAC, got {side.shape[2]} of {name}; "
                     "leave it out by gradients.exclude"
                 )
-        o, i = (side.values().double() for side in (output, input))
+        o, i = (_wide(side.values()) for side in (output, input))
         self._add(name, torch.einsum("bto,btp->op", o, o) / o.shape[1], torch.einsum("bti,btj->ij", i, i))
 
     def _add(self, name: str, output: Tensor, input: Tensor) -> None:
@@ -109,13 +114,13 @@ class Scales:
         """See `Sink`: of a block, its output side is its basis."""
         basis = self.layers[name].output
         if basis is not None:
-            self.sums[name] += (gradient.flatten(1).double() @ basis).square().sum(0)[:, None]
+            self.sums[name] += (_wide(gradient.flatten(1)) @ basis).square().sum(0)[:, None]
 
     def outer(self, name: str, output: Factor, input: Factor) -> None:
         """See `Sink`."""
         layer = self.layers[name]
         assert layer.output is not None and layer.input is not None
-        o, i = output.values().double() @ layer.output, input.values().double() @ layer.input
+        o, i = _wide(output.values()) @ layer.output, _wide(input.values()) @ layer.input
         for part in _steps(o, i):
             self.sums[name] += torch.bmm(o[part].mT, i[part]).square().sum(0)
 
@@ -130,7 +135,7 @@ class Forms:
 
     def dense(self, name: str, gradient: Tensor) -> None:
         """See `Sink`."""
-        values, basis = gradient.flatten(1).double(), self.layers[name].output
+        values, basis = _wide(gradient.flatten(1)), self.layers[name].output
         turned = values if basis is None else values @ basis
         self.sums += turned.square() @ self.weights[name][:, 0]
 
@@ -138,7 +143,7 @@ class Forms:
         """See `Sink`: of one position, a product of squares and no product written out."""
         layer, weights, positions = self.layers[name], self.weights[name], output.shape[1]
         assert layer.output is not None and layer.input is not None
-        o, i = output.values().double() @ layer.output, input.values().double() @ layer.input
+        o, i = _wide(output.values()) @ layer.output, _wide(input.values()) @ layer.input
         if positions == 1:
             self.sums += ((o[:, 0].square() @ weights) * i[:, 0].square()).sum(1)
             return
