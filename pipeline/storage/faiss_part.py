@@ -163,6 +163,8 @@ def ids(index: Any) -> Array:
 def vectors(index: Any, wanted: Array) -> Floats | None:
     """What an index keeps of the vectors with these ids, [n, K]; None where its kind cannot tell."""
     inner, places = _inner(index), wanted
+    if isinstance(inner, faiss.IndexIVFFastScan):  # once read from a file, it would end the process
+        return None
     if isinstance(inner, faiss.IndexIVF):
         inner.set_direct_map_type(faiss.DirectMap.Hashtable)  # type: ignore[attr-defined]
     else:

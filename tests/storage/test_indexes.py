@@ -97,6 +97,11 @@ def test_kept_vectors_are_the_rows_as_near_as_the_kind_keeps_them(tmp_path, rows
     assert index.trained_on_rows == (factory not in ("Flat", "HNSW16"))
 
 
+def test_lists_of_packed_codes_cannot_tell_their_vectors(tmp_path, rows):
+    make("IVF4,PQ8x4fs", rows).save(tmp_path / "x.faiss")
+    assert indexes.load(tmp_path / "x.faiss", 1).vectors(IDS[:2]) is None
+
+
 def test_a_search_for_more_than_there_are_ends_in_minus_one(rows):
     index = indexes.build("Flat", K, [(IDS[:3], rows[:3])], lambda: rows[:3], threads=1)
     ids, _ = index.search(rows[:1], 5)
