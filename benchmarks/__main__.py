@@ -24,7 +24,7 @@ ALL = {
     "fine": "does influence survive the randomness of training: f-INE and others over seeds (10 minutes)",
     "digits": "mislabel detection and relabelling on digits, four kinds of noise, three seeds (10 minutes)",
     "evidence": "the same on letters, clothes, sentences and CIFAR-N, in both regimes (--small or --full, a night)",
-    "clothes": "the same on clothes in the paper's sizes, second order against first over five seeds (two hours)",
+    "clothes": "the same on clothes in the paper's sizes, second order against first over five seeds (an hour)",
 }
 SIZED = ("evidence", "lds", "cleansing", "memorisation", "text", "fine", "gan", "diffusion")
 """Those with a small setting and a full one."""

@@ -18,6 +18,7 @@ from pipeline.steps.preconditioned import open_preconditioner
 from pipeline.steps.relabelling import best_labels
 from pipeline.steps.stores import open_candidates, open_codes
 from pipeline.steps.tasks import task_of
+from pipeline.steps.verify import find_faults
 from pipeline.storage.arrays import Arrays
 from pipeline.storage.artefact import open_artefact, read_manifest
 from pipeline.storage.layout import Layout
@@ -162,6 +163,10 @@ def test_labels_suggested_are_those_under_which_a_row_would_have_helped_most(
         assert np.array_equal(labels, expected[name].argmax(1))
         row = judged[f"{METHODS[name].title}, argmax over labels"]
         assert row["accuracy"] == (labels == truth)[wrong].mean() and row["rows"] == wrong.sum()
+    assert not stale_tables(layout)
+    fewer = config_of(project.config, candidates={"max_classes": 5, "sampled_labels": 2})
+    stage(layout, fewer, "candidates", checkpoint="trained", split="train", shard="00000")
+    assert stale_tables(layout) == {"mislabel", "relabel"}
 
 
 def test_labels_are_not_suggested_from_gradients_under_some_labels(
@@ -174,6 +179,12 @@ def test_labels_are_not_suggested_from_gradients_under_some_labels(
         stage(layout, config, "candidates", checkpoint="trained", split="train", shard=shard.name)
     with pytest.raises(StoreError, match="expected gradients under all labels for classical, got those under some"):
         best_labels(RunStores(layout, plan, Workers(1, 10**9)), "classical", ["trained"])
+
+
+def stale_tables(layout: Layout) -> set[str]:
+    """Tables of an evaluation that were made from other gradients under all labels than those that there are."""
+    found = [fault.artefact for fault in find_faults(layout)[1] if "candidates" in fault.what]
+    return {path.stem for path in found if path.parent.name == "evaluation"}
 
 
 def test_gex_reads_the_losses_along_the_chain(further: Path) -> None:
