@@ -328,6 +328,18 @@ def test_retired_rows_leave_what_a_store_without_them_has(
         np.testing.assert_allclose(found[1], wanted[1], rtol=1e-3)
 
 
+def test_a_row_that_is_restored_is_scored_again(project: Project, tmp_path: Path) -> None:
+    from pipeline.steps.retire import restore
+
+    copy = project.copy_of_run(tmp_path)
+    before = scores_of(copy)
+    ask("retire", copy, "--rows", "3,22")
+    compute(copy, config_of(project.config))
+    restore(Layout(copy), None)
+    close(compute(copy, config_of(project.config)), before)
+    assert computed(copy) == (2, 2)
+
+
 def test_a_row_that_is_restored_after_compaction_is_captured_again(project: Project, tmp_path: Path) -> None:
     from pipeline.steps.retire import compact, restore
 
