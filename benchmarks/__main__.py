@@ -17,6 +17,7 @@ ALL = {
     "text": "what taught a text: language models, methods and controls (--small, 20 minutes, or --full)",
     "pbrf": "influence against the proximal Bregman response and leave-one-out, term by term (10 minutes)",
     "lds": "which scores predict models on random halves of digits (--small, 3 minutes, or --full)",
+    "stability": "do suspects and answers stay: other seeds, dampings, projections, codecs, minima (10 minutes)",
     "cleansing": "test accuracy without what each score suspects, on several data (--small, 6 minutes, or --full)",
     "memorisation": "memorised digits: wrong labels, the long tail, what they are worth (--small, or --full)",
     "gan": "influence on what a GAN generates: replays and retraining (--small, 15 minutes, or --full, two hours)",
@@ -25,10 +26,11 @@ ALL = {
     "digits": "mislabel detection and relabelling on digits, four kinds of noise, three seeds (10 minutes)",
     "evidence": "the same on letters, clothes, sentences and CIFAR-N, in both regimes (--small or --full, a night)",
     "clothes": "the same on clothes in the paper's sizes, second order against first over five seeds (an hour)",
+    "sentences": "the same on sentences that people labelled wrongly, all cells on MiniLM, five seeds (hours)",
 }
 SIZED = ("evidence", "lds", "cleansing", "memorisation", "text", "fine", "gan", "diffusion")
 """Those with a small setting and a full one."""
-KEPT = ("evidence", "clothes", "gan", "text")
+KEPT = ("evidence", "clothes", "sentences", "gan", "text")
 """Those that keep what they ran."""
 
 

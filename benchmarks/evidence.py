@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from benchmarks.evidence_cells import CELLS, CLOTHES, ENCODED, SOURCES, Cell
+from benchmarks.evidence_cells import CELLS, CLOTHES, ENCODED, SENTENCES, SOURCES, Cell
 from benchmarks.evidence_run import PLAIN
 from benchmarks.evidence_sentences import encode
 from benchmarks.evidence_tables import MEASURES, Figures, at_plain, rows_of
@@ -81,9 +81,10 @@ class Setting:
 
 
 SETTINGS = {
-    "small": Setting(tuple(cell for cell in CELLS if cell.small), True, 2, 1, 4, ESTIMATORS, "evidence --small"),
+    "small": Setting(tuple(cell for cell in CELLS if cell.small), True, 1, 1, 4, ESTIMATORS, "evidence --small"),
     "full": Setting(tuple(CELLS), False, 5, 4, 10, ESTIMATORS, "evidence --full"),
     "clothes": Setting(CLOTHES, False, 5, 0, 0, IN_CODES, "clothes"),
+    "sentences": Setting(SENTENCES, False, 5, 0, 0, IN_CODES, "sentences"),
 }
 THIRDS = 3
 """Checkpoints of TracIn, equally far apart along the training."""

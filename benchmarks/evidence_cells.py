@@ -192,3 +192,5 @@ CLOTHES = tuple(
     if cell.data == "Fashion-MNIST" and cell.heart and not cell.noise.startswith("planted instance")
 )
 """The cells of the question whether second order beats first, in the sizes of the paper."""
+SENTENCES = tuple(cell for cell in CELLS if cell.task == ENCODED)
+"""Those of human noise that do not take a transformer's training."""

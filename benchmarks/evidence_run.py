@@ -35,16 +35,9 @@ def stages(plan: Plan, config: Config) -> Iterator[Stage]:
     yield "evaluate", {}
 
 
-def plain(run: Run, name: str, slug: str, values: dict[str, Any]) -> None:
-    """The same trained model at a plain minimum; stages before it are taken over."""
-    place = run.layout.run.with_name(slug + PLAIN)
-    if not place.exists():
-        unfinished = place.with_name(f"{place.name}.part")
-        shutil.rmtree(unfinished, ignore_errors=True)
-        shutil.copytree(run.layout.run, unfinished)
-        unfinished.rename(place)
-    own = settings.merge(values, AT_PLAIN)
-    at_plain = Run(name, slug + PLAIN, own)
+def plain(run: Run, slug: str, values: dict[str, Any]) -> None:
+    """The same trained model at a plain minimum."""
+    at_plain = run.beside(slug + PLAIN, settings.merge(values, AT_PLAIN))
     at_plain.make([*captured(at_plain.plan, SPLITS), *scored(at_plain.plan), ("evaluate", {})])
 
 
@@ -54,7 +47,7 @@ def main() -> None:
     name, values = f"evidence/{setting}", settings.read_yaml(Path(file))
     run = Run(name, slug, values)
     run.make(stages(run.plan, run.config))
-    plain(run, name, slug, values)
+    plain(run, slug, values)
     shutil.copyfile(file, run.layout.run / FINISHED)
 
 

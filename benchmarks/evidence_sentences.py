@@ -1,13 +1,14 @@
-"""The sentences of the task `vader` as features of its frozen encoder, computed once a cell and kept in a file.
+"""The sentences of the task `vader` as features of its frozen encoder, computed once a sentence and kept in files.
 
 The encoder takes no part in training nor in any gradient, so that what is attributed, the head, is the same as that of
 `vader` with `encoder: minilm`; but no job runs the 22.7 million parameters of the encoder again. `encode` writes
-the file, the task `Encoded` reads it.
+the rows of a cell, the task `Encoded` reads them.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,9 @@ from pipeline.tasks.training import Recipe
 
 SPLITS = ("train", "validation", "query")
 TEXTS_AT_A_TIME = 128
+KNOWN = "sentences.npz"
+"""Beside the files of the cells: the features of all sentences that have been met."""
+ONE_AT_A_TIME = Lock()
 
 
 def encode(file: Path, **options: Any) -> None:
@@ -29,12 +33,32 @@ def encode(file: Path, **options: Any) -> None:
     if file.is_file():
         return
     task = Vader(encoder="minilm", **options)
-    encoder: Any = task.model().eval()
+    rows: dict[str, Any] = {split: getattr(task, f"{split}_rows")() for split in SPLITS}
+    with ONE_AT_A_TIME:
+        known = _features(task.model().eval(), list(rows.values()), file.with_name(KNOWN))
     arrays = {"truth": np.asarray(task.true_labels)}
-    for split in SPLITS:
-        rows: Any = getattr(task, f"{split}_rows")()
-        parts = [encoder.features(part) for part in rows.inputs.split(TEXTS_AT_A_TIME)]
-        arrays |= {f"{split}_x": torch.cat(parts).numpy(), f"{split}_y": np.asarray(rows.labels)}
+    for split, own in rows.items():
+        arrays |= {f"{split}_x": np.stack([known[text] for text in own.texts]), f"{split}_y": np.asarray(own.labels)}
+    _write(file, arrays)
+
+
+def _features(encoder: Any, splits: list[Any], file: Path) -> dict[str, Any]:
+    """Text to features [384]: those in `file`, and of new texts what the encoder says, which is added to it."""
+    known: dict[str, Any] = {}
+    if file.is_file():
+        with np.load(file) as kept:
+            known = dict(zip(kept["texts"].tolist(), kept["features"], strict=True))
+    tokens = {text: row for own in splits for text, row in zip(own.texts, own.inputs, strict=True)}
+    new = [text for text in tokens if text not in known]
+    for start in range(0, len(new), TEXTS_AT_A_TIME):
+        part = new[start : start + TEXTS_AT_A_TIME]
+        known |= zip(part, encoder.features(torch.stack([tokens[text] for text in part])).numpy(), strict=True)
+    if new:
+        _write(file, {"texts": np.array(list(known)), "features": np.stack(list(known.values()))})
+    return known
+
+
+def _write(file: Path, arrays: dict[str, Any]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     unfinished = file.with_suffix(".part.npz")
     np.savez(unfinished, **arrays)

@@ -5,8 +5,6 @@ codec are the defaults, the flat minimum is that of SAM with rho .2; every score
 the loss and the margin; the ceiling is what one retrained model a half reaches as prediction of the mean of the others.
 Every score stands beside the simple controls. `--small`, the default: training of 60 epochs, one seed, whose intervals
 are over queries and halves. `--full`: also 200 epochs, five seeds, with the range over them.
-
-Beside it stands, as `results/stability.*`, how far the best rows of the first of these runs agree under other dampings.
 """
 
 from __future__ import annotations
@@ -16,7 +14,7 @@ from typing import Any
 
 from benchmarks.stages import Run, captured, retrained
 from benchmarks.tables import keep
-from pipeline.config import CHECKPOINTS, SPLITS
+from pipeline.config import SPLITS
 
 SUBSETS, MODELS, QUERIES = 40, 3, 300
 SETTINGS = {"small": ((60,), (0,)), "full": ((60, 200), (0, 1, 2, 3, 4))}
@@ -38,8 +36,7 @@ def made(setting: str, epochs: int, seed: int) -> Run:
         "retrain": {"lds_subsets": SUBSETS, "lds_seeds": MODELS},
     })  # fmt: skip
     stages = [*captured(run.plan, SPLITS), *retrained(run.config, "half"), ("lds", {"set_name": "half"})]
-    vectors = [("vectors", {"checkpoint": checkpoint, "split": "query"}) for checkpoint in CHECKPOINTS]
-    run.make([*stages, *vectors, ("stability", {})])
+    run.make(stages)
     print(f"done: {epochs} epochs, seed {seed}", flush=True)
     return run
 
@@ -66,8 +63,6 @@ def main(full: bool = False) -> None:
     bounds = "range over the seeds" if len(seeds) > 1 else "bootstrapped interval of 95 %"
     keep("lds", f"python -m benchmarks lds --{setting}", rows, by="setting", setting=setting, seeds=seeds,
          subsets=SUBSETS, models_a_subset=MODELS, queries=QUERIES, low_and_high=bounds)  # fmt: skip
-    first = sorted(runs[regimes[0]][0].table("stability"), key=lambda row: str(row["answers"]))
-    keep("stability", f"python -m benchmarks lds --{setting}", first, by="answers", setting=setting)
 
 
 if __name__ == "__main__":

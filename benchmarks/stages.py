@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -107,6 +108,21 @@ class Run:
                 stage(self.layout, self.config, name, **where)
                 done = [*done[:i], before]
                 write_whole(place, json.dumps(done))
+
+    def beside(self, slug: str, values: dict[str, Any]) -> Run:
+        """A run of another configuration that takes over what this one has done and both would do alike.
+
+        Args:
+            slug: of the other.
+            values: of its configuration, over the defaults.
+        """
+        place = self.layout.run.with_name(slug)
+        if not place.exists():
+            unfinished = place.with_name(f"{place.name}.part")
+            shutil.rmtree(unfinished, ignore_errors=True)
+            shutil.copytree(self.layout.run, unfinished)
+            unfinished.rename(place)
+        return Run(place.parent.relative_to(RUNS).as_posix(), slug, values)
 
     def table(self, name: str) -> list[dict[str, Any]]:
         """The rows of a table of its evaluation."""

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks import evidence
 from benchmarks.evidence import Run
 from benchmarks.evidence_cells import CELLS, CHOSEN_ON, ENCODED, SMALL_PLANTED
 from benchmarks.evidence_run import PLAIN
-from benchmarks.evidence_sentences import SPLITS, Encoded
+from benchmarks.evidence_sentences import SPLITS, Encoded, _features
 from benchmarks.evidence_tables import DEFAULT, MEASURES, at_plain, rows_of
 from benchmarks.stages import FINISHED
 from pipeline import config as settings
@@ -106,6 +108,24 @@ def test_encoded_sentences_are_what_was_written(tmp_path: Path) -> None:
     task = Encoded(str(tmp_path / "x.npz"), hidden=4)
     assert task.labels == [0, 1, 2] and task.true_labels == [0, 0, 2]
     assert task.logits(task.model(), (task.validation_rows()[1][0][None], None)).shape == (1, 3)
+
+
+def test_a_sentence_is_encoded_once(tmp_path: Path) -> None:
+    met: list[int] = []
+
+    class Encoder:
+        def features(self, tokens: torch.Tensor) -> torch.Tensor:
+            met.extend(tokens[:, 0].tolist())
+            return tokens.float() * 2
+
+    def rows(*texts: str) -> Any:
+        return SimpleNamespace(texts=list(texts), inputs=torch.tensor([[len(text)] for text in texts]))
+
+    first = _features(Encoder(), [rows("a", "bb"), rows("bb")], tmp_path / "known.npz")
+    again = _features(Encoder(), [rows("ccc", "a")], tmp_path / "known.npz")
+    assert met == [1, 2, 3]
+    assert {text: value.tolist() for text, value in again.items()} == {"a": [2], "bb": [4], "ccc": [6]}
+    assert first.keys() == {"a", "bb"}
 
 
 @pytest.mark.parametrize("setting", evidence.SETTINGS)
