@@ -4,6 +4,7 @@ A small class-conditional U-Net learns three sets of images (digits, letters, pa
 generates (DDIM, seeded) and held-out images. *Detection rate@k*: the share of a query's top k train images that are of
 its own set, or, which is harder, of its own class; what chance gives stands in the table. The label embedding, which
 alone would tell the class, is left out of all gradients; what it feeds still knows the class, as the controls do not.
+So a second model, which is not told the class, is asked about the held-out images as well.
 
 Three tables: the rates; indexes against an exact scan of DMin's codes; and retraining without a class, which shows
 whether influence had the right sign on ten generated samples.
@@ -20,16 +21,17 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
 import torch
 
 from benchmarks.diffusion_checks import retrained, searched
+from benchmarks.diffusion_controls import spaces
 from benchmarks.diffusion_runs import TRAIN, Array, Seed, Setting, Values, captured, pairs, stored
 from benchmarks.stages import Run
 from benchmarks.tables import keep
-from pipeline.tasks.checks import row_set
 
 SEEDS = {"small": (0,), "full": (0, 1, 2, 3, 4)}
 SIZES = (2**8, 2**10, 2**12, 2**14, 2**16)
@@ -38,17 +40,20 @@ SEPARATE = {"parts": "separate", "normalise": "part", "codec": "int8", "exclude"
 SUMMED: Values = {"gradients": {"exclude": ["label*"]}, "projection": {"method": "sjlt"}}
 """TRAK's projection, a random one, for all: fitting the default one takes longer here than all else."""
 FLAT = {"strength": 0.2, "watch": False, "steps": 60, "batch_rows": 16}
+UNTOLD = "held out, the model is not told the class"
+THIRDS = (1 / 3, 2 / 3, 1.0)
+"""Of the training: where TracIn's checkpoints are."""
 GROUPS = ("set", "class")
 MEASURES = tuple(f"{kind}@{k}" for kind in GROUPS for k in (5, 10))
 
 
 @dataclass(frozen=True)
 class Truth:
-    """Groups of queries and train rows, by set and by class; the first queries are generated."""
+    """Groups of queries and train rows, by set and by class; which queries are generated, or held out."""
 
     query: dict[str, Array]
     train: dict[str, Array]
-    generated: int
+    kinds: dict[str, slice]
 
     @classmethod
     def of(cls, seed: Seed) -> Truth:
@@ -56,7 +61,9 @@ class Truth:
         classes = {split: seed.task.groups(split) for split in ("query", "train")}
         query, train = ({"class": np.array(names), "set": np.array([name.partition(" ")[0] for name in names])}
                         for names in classes.values())  # fmt: skip
-        return cls(query, train, 3 * seed.setting.queries)
+        made = 3 * seed.setting.queries
+        told = {"generated": slice(0, made), "held out": slice(made, None)}
+        return cls(query, train, told if seed.setting.told else {UNTOLD: slice(None)})
 
     def own(self, kind: str) -> Array:
         """Whether a query and a train row are of one group, [Q, N]."""
@@ -87,11 +94,10 @@ def rates(scores: Array, own: dict[str, Array]) -> Values:
 
 
 def by_kind(name: str, scores: Array, truth: Truth, **more: Any) -> list[Values]:
-    """Rows of the table: of generated samples, and of held-out images."""
+    """Rows of the table, one of each kind of queries."""
     own = {kind: truth.own(kind) for kind in GROUPS}
-    halves = {"generated": slice(0, truth.generated), "held out": slice(truth.generated, None)}
     return [{"queries": kind, "method": name, **rates(scores[part], {each: same[part] for each, same in own.items()}),
-             **more} for kind, part in halves.items()]  # fmt: skip
+             **more} for kind, part in truth.kinds.items()]  # fmt: skip
 
 
 def separate(seed: Seed, sizes: tuple[int, ...], truth: Truth) -> Iterator[Values]:
@@ -155,23 +161,31 @@ def summed(seed: Seed, truth: Truth) -> Iterator[Values]:
         for name, what in (("influence", "influence"), ("cosine", "cosine")):
             yield from by_kind(f"{what} at the flat minimum ({minimum})", pairs(run, name, "flat"), truth)
     say("flat minima")
-    for title, options, journeys in (("D-TRAK", {"measure": "square"}, False), ("Journey-TRAK", {}, True)):
+    yield from by_kind("TracIn, three checkpoints", over_epochs(seed), truth)
+    say("TracIn")
+    ways = [("D-TRAK", {"measure": "square"}, False), *([("Journey-TRAK", {}, True)] * seed.setting.told)]
+    for title, options, journeys in ways:
         run = seed.run(title, options, journeys, **SUMMED)
         run.make([TRAIN, *captured(run, "trained", True)])
         yield from by_kind(title, pairs(run, "trak", "trained"), truth)
         say(title)
 
 
+def over_epochs(seed: Seed) -> Array:
+    """TracIn at three checkpoints of the training, which is run again for them."""
+    epochs = [round(share * seed.setting.epochs) for share in THIRDS]
+    run = seed.trained_again("epochs", **SUMMED, checkpoints={"epochs": epochs})
+    names = [f"epoch-{epoch}" for epoch in epochs]
+    run.make([TRAIN, ("trajectory", {}), *(stage for name in names for stage in captured(run, name, False))])
+    return pairs(run, "tracin", *names)
+
+
 def controls(seed: Seed, truth: Truth) -> list[Values]:
-    """Chance, and nearest neighbours of pixels and of what the U-Net's lowest blocks make of images."""
-    batches = {split: row_set(seed.task, split).batch(range(len(groups["set"])))
-               for split, groups in (("query", truth.query), ("train", truth.train))}  # fmt: skip
-    pixels = {split: batch["clean"][:, 0].flatten(1).numpy() for split, batch in batches.items()}
-    with torch.no_grad():
-        features = {split: seed.task.features(seed.model, batch).numpy() for split, batch in batches.items()}
+    """Chance, and nearest neighbours in some spaces."""
     found = by_kind("chance", truth.chance(), truth)
-    for name, space in (("nearest in pixels", pixels), ("nearest in the U-Net's features", features)):
-        found += by_kind(name, -((space["query"][:, None] - space["train"][None]) ** 2).sum(2), truth)
+    for name, space in spaces(seed, truth.train["class"]).items():
+        distances = ((space["query"][:, None] - space["train"][None]) ** 2).sum(2)
+        found += by_kind(f"nearest in {name}", -distances, truth)
     return found
 
 
@@ -204,19 +218,19 @@ def main(full: bool = False) -> None:
     setting = "full" if full else "small"
     torch.set_num_threads(1)
     command = f"python -m benchmarks diffusion --{setting}"
-    seeds, tables, indexes, checks = [], [], [], []
-    for number in SEEDS[setting]:
-        seed = Seed.trained(Setting(seed=number))
-        say(f"seed {number}: trained")
-        truth, sizes = Truth.of(seed), SIZES if number == 0 else (MAIN,)
-        seeds.append(seed)
-        tables.append([*controls(seed, truth), *separate(seed, sizes, truth)])
-        index = searched(normalised(seed, MAIN), {kind: truth.own(kind) for kind in GROUPS})
-        indexes += [{"seed": number, **row} for row in index]
-        keep("diffusion-index", command, indexes, setting=setting)
+    seeds, tables, indexes = [], [], []
+    for number, told in product(SEEDS[setting], (True, False)):
+        seed = Seed.trained(Setting(seed=number, told=told))
+        say(f"seed {number}{'' if told else ', not told the class'}: trained")
+        truth, sizes = Truth.of(seed), SIZES if (number, told) == (0, True) else (MAIN,)
+        tables.append([*controls(seed, truth), *separate(seed, sizes, truth), *summed(seed, truth)])
         keep("diffusion", command, means(tables), by="queries", setting=setting)  # a run may be broken off later
-        tables[-1] += summed(seed, truth)
-        keep("diffusion", command, means(tables), by="queries", setting=setting)
+        if told:
+            seeds.append(seed)
+            own = {kind: truth.own(kind) for kind in GROUPS}
+            indexes += [{"seed": number, **row} for row in searched(normalised(seed, MAIN), own)]
+            keep("diffusion-index", command, indexes, setting=setting)
+    checks = []
     for seed in seeds:
         checks.append(retrained(seed, unchanged(seed), normalised(seed, MAIN)))
         say(f"seed {seed.setting.seed}: retrained")

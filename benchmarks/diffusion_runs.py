@@ -43,18 +43,22 @@ LEFT_OUT = ("digits 3", "letters X", "patterns rings")
 
 @dataclass(frozen=True)
 class Setting:
-    """Sizes of a seed's runs: images of each set to train on, epochs, width, queries of each set and kind, seed."""
+    """Of a seed's runs: images of each set to train on, epochs, width, queries of each set and kind, seed, and whether
+    the model is told the class.
+    """
 
     train: int = 120
     epochs: int = 200
     width: int = 16
     queries: int = 12
     seed: int = 0
+    told: bool = True
 
     def options(self, **more: Any) -> Values:
         """Of the task."""
         sizes = {"train_each": self.train, "validation_each": 30, "query_each": self.queries}
-        return {**sizes, "epochs": self.epochs, "width": self.width, "seed": self.seed, **more}
+        return {**sizes, "epochs": self.epochs, "width": self.width, "seed": self.seed,
+                "conditional": self.told, **more}  # fmt: skip
 
     @property
     def place(self) -> str:
@@ -64,7 +68,10 @@ class Setting:
 
 @dataclass(frozen=True)
 class Seed:
-    """A trained model, its task, and its queries: generated samples of each set, then as many held-out images."""
+    """A trained model, its task, and its queries: generated samples of each set, then as many held-out images.
+
+    A model that is not told the class generates what it likes, of which nobody knows the class: held-out images alone.
+    """
 
     setting: Setting
     task: SmallDiffusion
@@ -83,8 +90,16 @@ class Seed:
 
     def run(self, name: str, options: Values | None = None, journeys: bool = False, **sections: Any) -> Run:
         """A run that takes the weights; with `journeys`, queries are what was foreseen on the way to a sample."""
-        queries = RUNS / "diffusion" / self.setting.place / ("journeys.npz" if journeys else "queries.npz")
+        queries = self._queries.with_name("journeys.npz") if journeys else self._queries
         return run_of(self.setting, name, options, self.weights, queries, **sections)
+
+    def trained_again(self, name: str, **sections: Any) -> Run:
+        """A run that trains the same model once more: its epochs can be asked for."""
+        return run_of(self.setting, name, None, None, self._queries, **sections)
+
+    @property
+    def _queries(self) -> Path:
+        return RUNS / "diffusion" / self.setting.place / "queries.npz"
 
 
 def run_of(
@@ -97,8 +112,8 @@ def run_of(
 ) -> Run:
     """A run of a seed."""
     task: Values = {"class": "diffusion", "options": setting.options(**(options or {}))}
-    if weights is not None:
-        task |= {"checkpoint": str(weights), "data": {"queries": str(queries)}}
+    task |= {} if weights is None else {"checkpoint": str(weights)}
+    task |= {} if queries is None else {"data": {"queries": str(queries)}}
     overlay = settings.merge(settings.merge(COMMON, sections), {"task": task, "seed": setting.seed})
     return Run("diffusion", f"{setting.place}/{name}", overlay)
 
@@ -113,28 +128,31 @@ def captured(run: Run, checkpoint: str, curvature: bool) -> Iterator[Stage]:
         yield "curvature", {"checkpoint": checkpoint, "split": CURVATURE_SPLIT[checkpoint]}
 
 
-def pairs(run: Run, name: str, checkpoint: str) -> Array:
+def pairs(run: Run, name: str, *checkpoints: str) -> Array:
     """Scores of an estimator of every query and train row, [q, N]."""
     job = Job("retrieval", run.layout, run.config, lambda _: None)
     stores = RunStores(run.layout, run.plan, job.workers())
-    estimator, count = fitted(stores, name, [checkpoint]), run.plan.splits["query"].rows
+    estimator, count = fitted(stores, name, checkpoints), run.plan.splits["query"].rows
     assert isinstance(estimator, PairEstimator)
-    vectors = estimator.ask(stores.picked("query", [checkpoint], np.arange(count)))
-    (found,) = score_pairs(job, stores, [Asked(name, (checkpoint,), estimator, vectors)], count)
+    vectors = estimator.ask(stores.picked("query", checkpoints, np.arange(count)))
+    (found,) = score_pairs(job, stores, [Asked(name, checkpoints, estimator, vectors)], count)
     return found
 
 
 def write_queries(task: SmallDiffusion, model: torch.nn.Module, setting: Setting) -> Path:
     """Generated samples of each set, then held-out images; beside them a file with the samples' journeys."""
+    place = RUNS / "diffusion" / setting.place
+    held = task._splits["query"]
+    if not setting.told:
+        save_pictures(place / "queries.npz", held)
+        return place / "queries.npz"
     names = task._names
     labels = [name for each in SETS for name in
               wanted([name for name in names if name.startswith(each)], setting.queries)]  # fmt: skip
     made = generated(task, model, torch.tensor([names.index(name) for name in labels]), setting.seed)
-    held = task._splits["query"]
     images, classes = torch.cat([made.images, held.images]), torch.cat([made.labels, held.labels])
     assert made.journey is not None
     still = held.images[:, None].expand(-1, *made.journey.shape[1:])
-    place = RUNS / "diffusion" / setting.place
     save_pictures(place / "journeys.npz", Pictures(images, classes, torch.cat([made.journey, still])))
     save_pictures(place / "queries.npz", Pictures(images, classes))
     return place / "queries.npz"

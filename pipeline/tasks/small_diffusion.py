@@ -114,6 +114,7 @@ class SmallDiffusion(Diffusion):
                 optimizer.zero_grad()
                 (found - self.schedule.wanted(clean, noise, times)).square().mean().backward()
                 optimizer.step()
+            self.epoch_ended(model, float(schedule.get_last_lr()[0]))
             schedule.step()
         model.eval()
 

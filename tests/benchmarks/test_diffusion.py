@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks.diffusion import MEASURES, Truth, by_kind, means, rates
 from benchmarks.diffusion_checks import against, confirmed
+from benchmarks.diffusion_controls import classifier
 from benchmarks.diffusion_runs import LEFT_OUT, wanted
 
 
@@ -14,7 +16,7 @@ from benchmarks.diffusion_runs import LEFT_OUT, wanted
 def truth() -> Truth:
     query = {"set": np.array(["a", "b"]), "class": np.array(["a 1", "b 1"])}
     train = {"set": np.array(["a"] * 6 + ["b"] * 6), "class": np.array(["a 1", "a 2"] * 3 + ["b 1", "b 2"] * 3)}
-    return Truth(query, train, generated=1)
+    return Truth(query, train, {"generated": slice(0, 1), "held out": slice(1, None)})
 
 
 def test_rates_are_shares_of_the_top_from_the_own_group(truth: Truth) -> None:
@@ -61,3 +63,11 @@ def test_an_index_is_judged_query_by_query() -> None:
 def test_samples_are_made_of_the_classes_that_are_left_out_later() -> None:
     names = [LEFT_OUT[0], *(f"digits {number}" for number in (1, 2))]
     assert wanted(names, 6) == [LEFT_OUT[0]] * 4 + ["digits 1", "digits 2"]
+
+
+def test_a_classifier_tells_the_classes_that_it_learnt() -> None:
+    classes = np.array(["bright", "dark"] * 40)
+    images = torch.from_numpy(np.where(classes == "bright", 1.0, -1.0).astype(np.float32))[:, None, None, None]
+    images = images.expand(-1, 1, 16, 16) + 0.1 * torch.randn(80, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    said = classifier(images, classes, seed=0)(images).argmax(1).numpy()
+    assert (np.unique(classes)[said] == classes).all()

@@ -213,3 +213,10 @@ def test_a_picture_from_a_file_is_a_row(task: SmallDiffusion, tmp_path: Path) ->
         task.read(tmp_path / "x.npy", None)
     assert int(SmallDiffusion(**TINY, conditional=False).read(tmp_path / "x.npy", None)["label"]) == 0
     assert isinstance(task._splits["train"], Pictures)
+
+
+def test_the_training_says_when_an_epoch_has_ended() -> None:
+    task, told = SmallDiffusion(**{**TINY, "epochs": 2}), []
+    task.epoch_ended = lambda _, rate: told.append(rate)  # type: ignore[method-assign]
+    task.train(task.model())
+    assert len(told) == 2 and told[0] > told[1] > 0
