@@ -14,7 +14,7 @@ ALL = {
     "index": "kinds of indexes up to a million rows: time, size, latency, recall (an hour, 10 GB of memory and disk)",
     "shard": "what a job costs beside its work, at the default size of a shard (5 minutes)",
     "incremental": "appending, retiring and compacting rows of a store of 100,000 (10 minutes)",
-    "text": "what taught a text: language models, methods and controls (--small, 20 minutes, or --full)",
+    "text": "what taught a text: language models, methods and controls (--small, 8 minutes, or --full)",
     "pbrf": "influence against the proximal Bregman response and leave-one-out, term by term (10 minutes)",
     "lds": "which scores predict models on random halves of digits (--small, 3 minutes, or --full)",
     "stability": "do suspects and answers stay: other seeds, dampings, projections, codecs, minima (10 minutes)",
