@@ -10,7 +10,11 @@ from __future__ import annotations
 
 import math
 import statistics
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from typing import Any
+
+import torch
 
 from benchmarks.stages import Run, captured, retrained, scored
 from benchmarks.tables import keep
@@ -36,8 +40,9 @@ def config(options: dict[str, Any], seed: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def made(name: str, config: dict[str, Any]) -> Run:
-    """A run, all of it done."""
+def made(name: str, config: dict[str, Any]) -> tuple[list[Row], list[Row]]:
+    """The figures and the test accuracies of a run, all of which is done."""
+    torch.set_num_threads(1)
     run = Run("memorisation", name, config)
     run.make([
         *captured(run.plan, ("train", "validation")),
@@ -48,7 +53,7 @@ def made(name: str, config: dict[str, Any]) -> Run:
         ("retraining", {"set_name": "memorised"}),
     ])  # fmt: skip
     print(f"done: {name}", flush=True)
-    return run
+    return run.table("memorised"), run.table("retraining-memorised")
 
 
 def rows_of(labels: str, figures: list[list[Row]], accuracies: list[list[Row]]) -> list[Row]:
@@ -72,13 +77,16 @@ def _row(labels: str, figure: str, values: list[float], own_error: float | None)
 
 
 def main(full: bool = False) -> None:
-    """Both kinds of labels; a run that fails stops the benchmark."""
+    """Both kinds of labels, a core a run; one that fails stops the benchmark."""
     setting = "full" if full else "small"
+    seeds = range(SEEDS[setting])
     rows: list[Row] = []
-    for labels, options in CELLS.items():
-        runs = [made(f"{setting}-{options['noise']}-{seed}", config(options, seed)) for seed in range(SEEDS[setting])]
-        figures, accuracies = ([run.table(name) for run in runs] for name in ("memorised", "retraining-memorised"))
-        rows += rows_of(labels, figures, accuracies)
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+        runs = {labels: [pool.submit(made, f"{setting}-{options['noise']}-{seed}", config(options, seed))
+                         for seed in seeds] for labels, options in CELLS.items()}  # fmt: skip
+        for labels, of in runs.items():
+            figures, accuracies = zip(*(run.result() for run in of), strict=True)
+            rows += rows_of(labels, list(figures), list(accuracies))
     keep("memorisation", f"python -m benchmarks memorisation --{setting}", rows, by="labels", setting=setting,
          models=MODELS, seeds=SEEDS[setting])  # fmt: skip
 
