@@ -142,6 +142,10 @@ MODELS = {
 """What reads sentences: task, and options by which it learns by heart (True) or does not."""
 
 
+OF_A_DOMAIN = {"train_size": 2000, "query_size": 500}
+"""The smallest domain has 3,673 sentences."""
+
+
 def _sentences() -> list[Cell]:
     found = []
     for labels in ("one rater", "worst of three"):
@@ -155,9 +159,8 @@ def _sentences() -> list[Cell]:
     for model in MODELS:
         found += [_read(model, "critic", heart, False, ", films") for heart in (True, False)]
     for domain in DOMAINS:
-        found += [
-            _read("MiniLM", "one rater", heart, False, f", {domain}", domains=[domain]) for heart in (True, False)
-        ]
+        own = {"domains": [domain], **OF_A_DOMAIN}
+        found += [_read("MiniLM", "one rater", heart, False, f", {domain}", **own) for heart in (True, False)]
     return found
 
 
