@@ -16,7 +16,7 @@ Bytes a row: at most so many for K codes in the dtype, the block scales of mixed
 norms, as in the store. A projection is fitted on the first half of the train rows and on the validation rows. The other
 train rows are those that are asked for, and fit column scales and the turn of all but float32. Neither sees a query.
 `eigenbasis` is the selection alone, `eigenbasis+groups` with the second step as the product takes it by default for the
-model, `eigenbasis+PCA` with one PCA of 4,096 coordinates, or of twice K where that is more (up to K = 4,096).
+model, `eigenbasis+PCA` with one PCA of 4,096 coordinates, or of four times K up to 8,192 (while K is at most 4,096).
 """
 
 from __future__ import annotations
@@ -201,7 +201,7 @@ def fitted(case: Case, coverage: Coverage, method: str, dimension: int, seed: in
     settings = {
         "": Settings(selected=dimension),
         "groups": Settings(),
-        "PCA": Settings(selected=max(4096, 2 * dimension), groups=1),
+        "PCA": Settings(selected=max(4096, min(4 * dimension, 8192)), groups=1),
     }[second]
     work = fitter(kind, shapes_of(case.model), dimension, seed, settings)
     inputs, labels = case.splits["train"]
