@@ -36,8 +36,8 @@ from benchmarks.tables import keep
 SEEDS = {"small": (0,), "full": (0, 1, 2, 3, 4)}
 SIZES = (2**8, 2**10, 2**12, 2**14, 2**16)
 MAIN = 2**12
-SEPARATE = {"parts": "separate", "normalise": "part", "codec": "int8", "exclude": ["label*"]}
-SUMMED: Values = {"gradients": {"exclude": ["label*"]}, "projection": {"method": "sjlt"}}
+SEPARATE = {"parts": "separate", "normalise": "part", "codec": "int8"}
+SUMMED: Values = {"projection": {"method": "sjlt"}}
 """TRAK's projection, a random one, for all: fitting the default one takes longer here than all else."""
 FLAT = {"strength": 0.2, "watch": False, "steps": 60, "batch_rows": 16}
 UNTOLD = "held out, the model is not told the class"

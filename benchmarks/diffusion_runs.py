@@ -110,11 +110,12 @@ def run_of(
     queries: Path | None = None,
     **sections: Any,
 ) -> Run:
-    """A run of a seed."""
+    """A run of a seed; gradients are without those of the label's embedding, where there is one."""
     task: Values = {"class": "diffusion", "options": setting.options(**(options or {}))}
     task |= {} if weights is None else {"checkpoint": str(weights)}
     task |= {} if queries is None else {"data": {"queries": str(queries)}}
-    overlay = settings.merge(settings.merge(COMMON, sections), {"task": task, "seed": setting.seed})
+    own = {"task": task, "seed": setting.seed, "gradients": {"exclude": ["label*"] if setting.told else []}}
+    overlay = settings.merge(settings.merge(COMMON, sections), own)
     return Run("diffusion", f"{setting.place}/{name}", overlay)
 
 
