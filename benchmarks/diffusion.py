@@ -9,8 +9,8 @@ So a second model, which is not told the class, is asked about the held-out imag
 Three tables: the rates; indexes against an exact scan of DMin's codes; and retraining without a class, which shows
 whether influence had the right sign on ten generated samples.
 
-`--small`, the default: one seed. `--full`: five, of which only the first tries K other than 2^12. Runs are kept in
-`runs/diffusion/`: what was broken off goes on.
+`--small`, the default: one seed. `--full`: five, of which only the first tries K other than 2^12 and TracIn at several
+checkpoints. Runs are kept in `runs/diffusion/`: what was broken off goes on.
 """
 
 from __future__ import annotations
@@ -161,8 +161,9 @@ def summed(seed: Seed, truth: Truth) -> Iterator[Values]:
         for name, what in (("influence", "influence"), ("cosine", "cosine")):
             yield from by_kind(f"{what} at the flat minimum ({minimum})", pairs(run, name, "flat"), truth)
     say("flat minima")
-    yield from by_kind("TracIn, three checkpoints", over_epochs(seed), truth)
-    say("TracIn")
+    if seed.setting.seed == 0:  # it is trained twice more for that
+        yield from by_kind("TracIn, three checkpoints", over_epochs(seed), truth)
+        say("TracIn")
     ways = [("D-TRAK", {"measure": "square"}, False), *([("Journey-TRAK", {}, True)] * seed.setting.told)]
     for title, options, journeys in ways:
         run = seed.run(title, options, journeys, **SUMMED)
