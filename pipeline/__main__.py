@@ -1,6 +1,11 @@
-"""`python -m pipeline` is the command `lowland`."""
+"""`python -m pipeline` is the command `lowland`; a job of `lowland run` may be done by its server of forks."""
 
-from pipeline.cli import main
+import sys
+
+from pipeline.warm import hand_over
 
 if __name__ == "__main__":
+    hand_over(sys.argv[1:])
+    from pipeline.cli import main
+
     main()

@@ -15,7 +15,7 @@ PACKAGE = ROOT / "pipeline"
 
 RANKS = {
     "errors": 0, "config": 1, "fields": 1, "methods": 1, "schema": 1, "schema_estimators": 1, "shards": 1, "provenance": 1, "resources": 1, "retrainings": 1, "core": 2, "tasks": 3, "storage": 3, "steps": 4, "report": 4, "cli": 5,
-    "__main__": 5,
+    "warm": 1, "__main__": 5,
 }  # fmt: skip
 
 OWNERS = {

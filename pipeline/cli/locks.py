@@ -35,8 +35,8 @@ from pipeline.errors import InputError
 
 LOCAL = "local"
 SLURM = "slurm"
-WORKER = re.compile(r"--snakefile|snakemake|stage \w+ .*--config")
-"""In the command line of what writes to a run: Snakemake, or a stage."""
+WORKER = re.compile(r"--snakefile|snakemake|stage \w+ .*--config|pipeline\.cli\.forks")
+"""In the command line of what writes to a run: Snakemake, a stage, or a stage that was forked."""
 ANSWER_S = 30
 """Seconds in which Slurm must have answered."""
 

@@ -17,6 +17,7 @@ import yaml
 from pipeline import config as settings
 from pipeline.cli import slurm
 from pipeline.cli.clock import settle
+from pipeline.cli.forks import forking
 from pipeline.cli.locks import LOCAL, SLURM, check_free, held, unlock
 from pipeline.cli.untouched import UnplannedError, given_back
 from pipeline.errors import CapacityError, ConfigError, InputError, LowlandError
@@ -210,7 +211,11 @@ def drive(directory: Path, arguments: list[str], targets: list[str] | None = Non
     settle(Layout(directory).results)
     quiet = [] if dry_run else ["--quiet", "progress", "rules", "host"]
     command = command_of(directory, [*quiet, *arguments], targets or [])
-    code, said = (subprocess.run(command).returncode, []) if dry_run else _run_quietly(command)
+    if dry_run or executor_of(arguments) != LOCAL:
+        code, said = (subprocess.run(command).returncode, []) if dry_run else _run_quietly(command, dict(os.environ))
+    else:
+        with forking(given_config(None, directory).compute.threads) as environment:
+            code, said = _run_quietly(command, environment)
     if code == 0:
         failure.unlink(missing_ok=True)  # of a job that was tried again and succeeded
         return
@@ -253,10 +258,12 @@ def _failure(value: dict[str, Any]) -> LowlandError:
     return kind(f"{value['stage']}: {value['message']}")
 
 
-def _run_quietly(command: list[str]) -> tuple[int, list[str]]:
+def _run_quietly(command: list[str], environment: dict[str, str]) -> tuple[int, list[str]]:
     """Run Snakemake, saying on stderr what it says but for `CHATTER` and `TROUBLE`; its exit code and all lines."""
     said = []
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+    ) as process:
         for line in process.stdout or ():
             said.append(line)
             if not line.startswith((*CHATTER, *TROUBLE)):

@@ -114,23 +114,20 @@ def histories(layout: Layout) -> dict[str, History]:
             continue
         history = found.setdefault(manifest.record["stage"], History())
         own, stage = place.relative_to(layout.results).with_suffix(".tsv"), f"{manifest.record['stage']}.tsv"
-        _add(
-            history,
-            manifest,
-            _benchmark(layout.run / "benchmarks" / own) or _benchmark(layout.run / "benchmarks" / stage),
-        )
+        measured = [_seconds(layout.run / "benchmarks" / name) for name in (own, stage)]
+        _add(history, manifest, next((each for each in measured if each is not None), None))
     return found
 
 
-def _add(history: History, manifest: Manifest, measured: dict[str, float]) -> None:
+def _add(history: History, manifest: Manifest, seconds: float | None) -> None:
     stored, worked = _rows_of(manifest)
     history.bytes.append(manifest.bytes)
     if stored:
         history.row_bytes.append(manifest.bytes / stored)
     history.rows.append(worked)
-    history.seconds.append(measured.get("s", manifest.record["seconds"]))
-    if "max_rss" in measured:
-        history.memory_mb.append(measured["max_rss"])
+    history.seconds.append(manifest.record["seconds"] if seconds is None else seconds)
+    if "peak_mb" in manifest.record:  # older ones have none
+        history.memory_mb.append(manifest.record["peak_mb"])
 
 
 def _rows_of(manifest: Manifest) -> tuple[int, int]:
@@ -140,14 +137,13 @@ def _rows_of(manifest: Manifest) -> tuple[int, int]:
     return rows, rows - manifest.record.get("copied", 0)
 
 
-def _benchmark(path: Path) -> dict[str, float]:
-    """The first line of a benchmark file; empty where there is none."""
+def _seconds(path: Path) -> float | None:
+    """Wall time by a benchmark file of Snakemake's, the start of the job included; None where there is none."""
     try:
         with path.open(encoding="utf-8", newline="") as stream:
-            line = next(csv.DictReader(stream, delimiter="\t"), {})
-        return {name: float(line[name]) for name in ("s", "max_rss") if name in line}
-    except (OSError, ValueError):
-        return {}
+            return float(next(csv.DictReader(stream, delimiter="\t"), {})["s"])
+    except (OSError, ValueError, KeyError):
+        return None
 
 
 def forecast(layout: Layout, plan: Plan, config: Config, jobs: Iterable[Planned], operations: int) -> list[Forecast]:

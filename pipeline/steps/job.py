@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -73,11 +74,18 @@ class Job:
             "machine": f"{platform.machine()} {platform.system()}, {os.cpu_count()} cores",
             "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "seconds": round(time.monotonic() - self.started, 3),
+            "peak_mb": round(peak_bytes() / MB),
         }
 
     def progress(self, what: str, total: int, unit: str = "rows") -> Progress:
         """A counter that says how far a loop is, every two seconds."""
         return Progress(what, total, unit, self.say)
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has held, shared libraries included."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def workers_of(config: Config) -> Workers:

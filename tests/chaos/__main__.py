@@ -4,8 +4,8 @@ A small workflow is computed once undisturbed. Then, as often as asked, it is st
 whole process group) at a random moment, and started again, which may be killed too, until it ends by itself. Nobody
 unlocks anything. Every artefact must have the bytes of the undisturbed run's, every answer must be equal, `lowland
 verify` must find nothing, and nothing temporary may be left. The moments follow from the seed; what a moment hits
-depends on the machine. With `--warm`, jobs need no interpreter of their own (`tests.warm`): a run takes a third of the
-time, and more of the kills hit work than imports.
+depends on the machine. With `--cold`, every job starts an interpreter, as on a cluster: a run takes three times as long,
+and more of the kills hit imports than work.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests import warm
+from tests.warm import COLD
 from tests.workflow.runs import COMMAND, environment
 from tests.workflow.same import differences, faults
 
@@ -72,10 +72,10 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--directory", type=Path, help="where runs are kept; else they are removed")
-    parser.add_argument("--warm", action="store_true", help="fork jobs instead of starting an interpreter for each")
+    parser.add_argument("--cold", action="store_true", help="start an interpreter for each job instead of forking it")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        own = environment() | (warm.environment() if given.warm else {})
+        own = environment() | (COLD if given.cold else {})
         return all_runs(given.directory or Path(scratch), own, given.runs, given.seed)
 
 
