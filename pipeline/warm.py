@@ -2,7 +2,7 @@
 
 A job of a small run takes a tenth of a second, and its interpreter with torch two seconds. `pipeline.cli.forks` has
 imported all that and forks a child for each job. This process only waits, ends as the child does, and takes the child
-with it when it is killed. Where no server answers, or it works with another number of threads, the job starts as ever.
+with it when it is killed. Where no server takes the job, it starts as ever.
 
 Imports nothing of ours and nothing heavy: that is its point.
 """
@@ -13,26 +13,31 @@ import json
 import os
 import signal
 import socket
+import struct
 import sys
 
 SERVER = "LOWLAND_SERVER"
-"""Environment variable: the name of the server's socket."""
+"""Environment variable: the name of the server's socket, and the secret that opens it; empty: no server is wanted."""
 TAKEN = "taken"
 """What it says first of a job whose child it has forked; the child's exit code follows."""
+LIGHT = "prepare"
+"""A stage that seldom needs what the server has to import."""
 
 
 def hand_over(arguments: list[str]) -> None:
     """Have a server do `python -m pipeline ARGUMENTS` and end with it; returns where the job is to be done here."""
-    name = os.environ.get(SERVER)
-    if not name or arguments[:1] != ["stage"]:
+    name, _, secret = os.environ.get(SERVER, "").partition(" ")
+    if not name or arguments[:1] != ["stage"] or arguments[1:2] == [LIGHT]:
         return
     # the child hears of these signals by itself, or by this process being gone
-    before = {each: signal.signal(each, signal.SIG_DFL) for each in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [each for each in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(each) != signal.SIG_IGN]
+    before = {each: signal.signal(each, signal.SIG_DFL) for each in numbers}
     job: dict[str, object] = {
         "arguments": arguments,
         "place": os.getcwd(),  # noqa: PTH109
         "environment": dict(os.environ),
         "code": code(),
+        "secret": secret,
     }
     status = _ask(name, job)
     if status is None:
@@ -50,8 +55,14 @@ def abstract(name: str) -> str:
 
 
 def code() -> list[str | None]:
-    """Which code this process runs: a server of other code takes no job."""
-    return [sys.prefix, os.path.dirname(__file__), os.environ.get("PYTHONPATH")]  # noqa: PTH120
+    """Which code this process runs, and where: a server of other code, or outside a job of Slurm, takes no job."""
+    return [sys.prefix, os.path.dirname(__file__), *map(os.environ.get, ("PYTHONPATH", "SLURM_JOB_ID"))]  # noqa: PTH120
+
+
+def owner(peer: socket.socket) -> int:
+    """The user at the other end: the name of such a socket, unlike a file, is open to all."""
+    _, user, _ = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
+    return int(user)
 
 
 def _ask(name: str, job: dict[str, object]) -> int | None:
@@ -59,9 +70,13 @@ def _ask(name: str, job: dict[str, object]) -> int | None:
     with socket.socket(socket.AF_UNIX) as server:
         try:
             server.connect(abstract(name))
+            if owner(server) != os.getuid():
+                return None
             socket.send_fds(server, [b"\n"], [0, 1, 2])
             server.sendall(json.dumps(job).encode() + b"\n")
-            said = server.makefile().read().split()
+            said = server.makefile()
+            if said.readline().strip() != TAKEN:
+                return None
         except OSError:
             return None
-        return int([*said, "1"][1]) if said[:1] == [TAKEN] else None
+        return int(said.readline().strip() or 1)

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -24,6 +25,7 @@ from pipeline.errors import CapacityError, ConfigError, InputError, LowlandError
 from pipeline.steps.code import accept
 from pipeline.storage.artefact import KEPT, read_manifest, tidy, write_whole
 from pipeline.storage.layout import Layout
+from pipeline.warm import SERVER
 
 CHATTER = (
     "Assuming unrestricted shared filesystem",
@@ -211,10 +213,11 @@ def drive(directory: Path, arguments: list[str], targets: list[str] | None = Non
     settle(Layout(directory).results)
     quiet = [] if dry_run else ["--quiet", "progress", "rules", "host"]
     command = command_of(directory, [*quiet, *arguments], targets or [])
-    if dry_run or executor_of(arguments) != LOCAL:
-        code, said = (subprocess.run(command).returncode, []) if dry_run else _run_quietly(command, dict(os.environ))
+    said: list[str] = []
+    if dry_run:
+        code = subprocess.run(command).returncode
     else:
-        with forking(given_config(None, directory).compute.threads) as environment:
+        with _servers(directory, arguments) as environment:
             code, said = _run_quietly(command, environment)
     if code == 0:
         failure.unlink(missing_ok=True)  # of a job that was tried again and succeeded
@@ -222,6 +225,13 @@ def drive(directory: Path, arguments: list[str], targets: list[str] | None = Non
     if dry_run and failure.is_file():
         sys.exit(json.loads(failure.read_text(encoding="utf-8"))["exit_code"])  # it has said why
     fail(directory, code, said)
+
+
+def _servers(directory: Path, arguments: list[str]) -> AbstractContextManager[dict[str, str]]:
+    """The environment of Snakemake: with a server of forks on this machine, without any on others."""
+    if executor_of(arguments) == LOCAL:
+        return forking(given_config(None, directory).compute.threads)
+    return nullcontext({name: value for name, value in os.environ.items() if name != SERVER})
 
 
 def fail(directory: Path, code: int, said: list[str]) -> NoReturn:

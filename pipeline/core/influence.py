@@ -71,6 +71,19 @@ def relabel(scores: Array, given: Array) -> tuple[Array, Array]:
     return suggested, scores[rows, given] - scores[rows, suggested]
 
 
+def likeliest_other(probabilities: Array, given: Array) -> Array:
+    """The label that each row has if the given one is wrong: the most probable of the others, [n].
+
+    Args:
+        probabilities: of each label, [n, C]; of rows that are not finite -1 is said.
+        given: given labels, [n].
+    """
+    others = np.array(probabilities, np.float64)
+    others[np.arange(len(given)), given] = -1.0
+    known = np.asarray(np.isfinite(others).all(1))
+    return np.where(known, np.where(known[:, None], others, 0.0).argmax(1), -1)
+
+
 def order(scores: Array, ids: Array, bottom: bool = False) -> Array:
     """Positions in order of score, best first (worst first for `bottom`), equal scores in order of id; NaN last.
 

@@ -125,6 +125,7 @@ class Suspect:
         score: the harm score.
         given: the label it came with; None where it has none.
         suggested: the label it should perhaps have; None where labels are no classes.
+        otherwise: the likeliest label besides the given one.
         margin: how much better the suggested label scores than the given one, in units of the score.
         loss: at the checkpoint of the score, in nats; the simple control.
         percentile: share of the training rows with a lower score, 0 to 100.
@@ -138,6 +139,7 @@ class Suspect:
     score: float
     given: str | None = None
     suggested: str | None = None
+    otherwise: str | None = None
     margin: float | None = None
     loss: float | None = None
     mu: float | None = None

@@ -31,7 +31,7 @@ from pipeline.tasks.checks import row_set
 
 Array = np.ndarray[Any, Any]
 
-LABELS = ("suggested", "predicted")
+LABELS = ("suggested", "otherwise", "predicted")
 """Columns of scores.parquet that say a label."""
 
 PREDICTED_ROWS = 256
@@ -147,6 +147,7 @@ def _relabel(job: Job, task: Task, scores: dict[str, list[Any]], truth: Array, w
     """Share of the truly mislabelled rows, and of the detected ones, whose suggested label is the true one."""
     suggestions = {
         ("FVM, argmin of S over labels", "flat", False): np.asarray(scores["suggested"]),
+        ("posterior, likeliest other label", "flat", False): np.asarray(scores["otherwise"]),
         **_suggested_by(job),
         ("prediction", "flat", True): np.asarray(scores["predicted"]),
         ("prediction", "trained", True): _predictions(job, task, "trained"),

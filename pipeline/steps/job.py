@@ -83,9 +83,9 @@ class Job:
 
 
 def peak_bytes() -> int:
-    """The most memory that this process has held, shared libraries included."""
+    """The most memory that this process has held, shared libraries included, and the largest that it started."""
     unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return unit * sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
 
 
 def workers_of(config: Config) -> Workers:

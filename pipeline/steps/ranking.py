@@ -63,6 +63,7 @@ class Ranked:
     given: str | None
     suggested: str | None
     margin: float | None
+    otherwise: str | None
     loss: float
     stability: dict[str, float]
 
@@ -83,7 +84,7 @@ def read_suspects(layout: Layout, plan: Plan, column: str, top: int) -> list[Ran
         raise DataError(
             f"expected --score {column} among the scores of the run, got none: the task gives no labels; choose another"
         )
-    columns = ["given", "loss_flat", column, *(["suggested", "margin"] if plan.labelled else [])]
+    columns = ["given", "loss_flat", column, *(["suggested", "margin", "otherwise"] if plan.labelled else [])]
     columns += [name for name in STABILITY if name in made]
     table = read_table(layout.scores, list(dict.fromkeys(columns)))
     scores = harm(column, table[column])
@@ -96,7 +97,7 @@ def read_suspects(layout: Layout, plan: Plan, column: str, top: int) -> list[Ran
 
 
 def _ranked(rank: int, row: int, score: float, table: dict[str, list[Any]], plan: Plan) -> Ranked:
-    suggested = table["suggested"][row] if plan.labelled else -1
+    suggested, otherwise = (table[name][row] if plan.labelled else -1 for name in ("suggested", "otherwise"))
     return Ranked(
         rank=rank,
         row=row,
@@ -104,6 +105,7 @@ def _ranked(rank: int, row: int, score: float, table: dict[str, list[Any]], plan
         given=plan.classes[table["given"][row]] if plan.labelled else None,
         suggested=plan.classes[suggested] if suggested >= 0 else None,
         margin=float(table["margin"][row]) if suggested >= 0 else None,
+        otherwise=plan.classes[otherwise] if otherwise >= 0 else None,
         loss=float(table["loss_flat"][row]),
         stability={shown: float(table[name][row]) for name, shown in STABILITY.items() if name in table},
     )

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.config import CURVATURE_SPLIT
+from pipeline.core.influence import likeliest_other
 from pipeline.errors import ConfigError
 from pipeline.methods import METHODS, POSTERIOR, SOLVED, columns_of
 from pipeline.steps.codes import FINITE, NOT_FINITE
@@ -32,6 +33,7 @@ RETIRED = 2
 
 NOTES = {
     "wrong": f"unsigned: {POSTERIOR.note}",
+    "otherwise": "the likeliest label but the given one, by the posterior: right if that is wrong; -1 where unknown",
     "suggested": "argmin over labels c of S(x, c); -1 where unknown",
     "margin": "S(given label) - S(suggested label)",
     "predicted": "argmin over labels c of the loss at flat: the prediction there; -1 where unknown",
@@ -66,6 +68,7 @@ def run(job: Job) -> None:
     if plan.labelled:
         posterior, arrays = open_arrays(job.layout.posterior, "posterior")
         columns["wrong"] = arrays.read("surprise")
+        columns["otherwise"] = likeliest_other(arrays.read("true"), labels)
         found = relabelled(job, labels, former)
         columns.update(found.columns)
         computed = found.computed

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +24,11 @@ from pipeline.cli import forks
 from pipeline.cli.forks import forking
 from pipeline.storage.layout import Layout
 from pipeline.warm import SERVER
+from pipeline.warm import code as code_of
 
-pytestmark = pytest.mark.skipif(not forks.SUPPORTED, reason="only Linux forks jobs")
+pytestmark = pytest.mark.skipif(not forks.supported(), reason="only Linux forks jobs")
 
+TINY = {"train_size": 40, "validation_size": 10, "query_size": 5, "epochs": 1, "hidden": [8]}
 ASK = "import sys; from pipeline.warm import hand_over; hand_over(sys.argv[1:]); print('not taken')"
 SLEEPER = """import os, pathlib, time
 pathlib.Path("child").write_text(str(os.getpid()))
@@ -37,10 +43,25 @@ def server() -> Iterator[dict[str, str]]:
         yield environment
 
 
-def prepare(**task: Any) -> list[str]:
+def job(stage: str = "train", **task: Any) -> list[str]:
     """A job: arguments after `lowland`."""
-    values = settings.validate(settings.merge(settings.defaults(), {"task": task} if task else {}))
-    return ["stage", "prepare", "--config", json.dumps(settings.sections(values, "prepare"))]
+    values = settings.validate(settings.merge(settings.defaults(), {"task": {"options": TINY} | task}))
+    return ["stage", stage, "--config", json.dumps(settings.sections(values, stage))]
+
+
+@cache
+def template() -> tempfile.TemporaryDirectory[str]:
+    """A run that is planned."""
+    directory = tempfile.TemporaryDirectory()
+    command = [sys.executable, "-m", "pipeline", *job("prepare")]
+    subprocess.run(command, cwd=directory.name, check=True, capture_output=True)
+    return directory
+
+
+def planned(place: Path) -> Path:
+    """The same here."""
+    shutil.copytree(template().name, place, dirs_exist_ok=True)
+    return place
 
 
 def asked(arguments: list[str], environment: dict[str, str], place: Path) -> subprocess.Popen[str]:
@@ -55,17 +76,36 @@ def done(arguments: list[str], environment: dict[str, str], place: Path) -> tupl
     return process.returncode, out, err
 
 
-def test_a_job_is_done_where_it_was_asked_for(server: dict[str, str], tmp_path: Path) -> None:
-    code, out, err = done(prepare(), server, tmp_path)
+def test_a_job_has_the_bytes_of_one_that_starts_by_itself(server: dict[str, str], tmp_path: Path) -> None:
+    place = planned(tmp_path)
+    weights = Layout(place).checkpoint("trained")
+    code, out, err = done(job(), server, place)
     assert (code, out) == (0, ""), err
-    assert Layout(tmp_path).plan.is_file()
+    forked = weights.read_bytes()
+    weights.unlink()
+    assert done(job(), server | {SERVER: ""}, place)[1] == "not taken\n"
+    subprocess.run([sys.executable, "-m", "pipeline", *job()], cwd=place, check=True, capture_output=True)
+    assert weights.read_bytes() == forked
 
 
 def test_an_error_is_the_sentence_and_the_code_that_it_would_be(server: dict[str, str], tmp_path: Path) -> None:
-    arguments = prepare(**{"class": "digits", "options": {"noise": "salt"}})
+    arguments = job(options={"noise": "salt"})
     code, out, err = done(arguments, server, tmp_path)
     cold = subprocess.run([sys.executable, "-m", "pipeline", *arguments], cwd=tmp_path, capture_output=True, text=True)
-    assert (code, err) == (2, cold.stderr) and "expected noise" in err and not out
+    assert (code, err) == (2, cold.stderr) and "expected" in err and not out
+
+
+def test_a_job_whose_words_have_no_room_ends_as_one_that_starts_by_itself(
+    server: dict[str, str], tmp_path: Path
+) -> None:
+    (planned(tmp_path) / "mine.py").write_text("print('words')\nraise SystemExit(0)")
+    arguments = job(**{"class": f"{tmp_path}/mine.py:Mine"})
+    ask = [sys.executable, "-c", ASK, *arguments], [sys.executable, "-m", "pipeline", *arguments]
+    own = {name: value for name, value in server.items() if name != "PYTHONUNBUFFERED"}
+    with Path("/dev/full").open("w") as full:
+        codes = [subprocess.run(each, cwd=tmp_path, env=own, stdout=full, stderr=subprocess.DEVNULL, timeout=60).returncode
+                 for each in ask]  # fmt: skip
+    assert codes[0] == codes[1] != 0
 
 
 def with_threads(threads: int) -> list[str]:
@@ -78,9 +118,11 @@ def with_threads(threads: int) -> list[str]:
     (with_threads(2), {}),
     (["stage", "query", "--config", "{"], {}),
     (["stage", "query"], {}),
-    (prepare(), {"PYTHONPATH": "/elsewhere"}),
-    (prepare(), {SERVER: "/nowhere"}),
-    (prepare(), {SERVER: ""}),
+    (job("prepare"), {}),
+    (job(), {"PYTHONPATH": "/elsewhere"}),
+    (job(), {"SLURM_JOB_ID": "7"}),
+    (job(), {SERVER: "nowhere secret"}),
+    (job(), {SERVER: ""}),
 ])  # fmt: skip
 def test_a_job_that_the_server_cannot_do_alike_is_not_taken(
     server: dict[str, str], tmp_path: Path, arguments: list[str], changed: dict[str, str]
@@ -92,10 +134,29 @@ def test_a_job_that_the_server_cannot_do_alike_is_not_taken(
     assert done(arguments, environment, tmp_path) == (0, "not taken\n", "")
 
 
+def test_a_job_without_the_secret_is_not_taken(server: dict[str, str], tmp_path: Path) -> None:
+    name = server[SERVER].partition(" ")[0]
+    for guess in (name, f"{name} guess"):
+        assert done(job(), server | {SERVER: guess}, tmp_path) == (0, "not taken\n", "")
+
+
+def test_code_that_was_edited_since_it_was_imported_is_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forks, "import_stages", lambda: None)
+    monkeypatch.setenv(SERVER, "name secret")
+    with socket.socket(socket.AF_UNIX) as listening, socket.socket(socket.AF_UNIX) as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        server = forks.Server(listening, 1)
+        asked = {"secret": "secret", "code": code_of(), "arguments": job()}
+        assert server._takes(asked) and server._takes(asked)
+        monkeypatch.setattr(forks, "stamps", lambda: {"a.py": (1, 2)})
+        assert not server._takes(asked)
+        server._waiting.close()
+
+
 def sleeping(place: Path, environment: dict[str, str], action: str) -> tuple[subprocess.Popen[str], psutil.Process]:
     """Who asked, and the child, which is at work."""
-    (place / "mine.py").write_text(SLEEPER.format(action=action))
-    process = asked(prepare(**{"class": str(place / "mine.py") + ":Mine"}), environment, place)
+    (planned(place) / "mine.py").write_text(SLEEPER.format(action=action))
+    process = asked(job(**{"class": str(place / "mine.py") + ":Mine"}), environment, place)
     wait(lambda: (place / "child").is_file() and (place / "child").read_text() != "")
     return process, psutil.Process(int((place / "child").read_text()))
 
@@ -128,6 +189,36 @@ def test_whoever_asked_ends_as_the_job(server: dict[str, str], tmp_path: Path) -
     assert process.returncode == -signal.SIGKILL and gone(child)
 
 
+def test_a_job_does_not_wait_for_those_that_were_forked_after_it(server: dict[str, str], tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+    first, _ = sleeping(tmp_path / "first", server, "time.sleep(3)")
+    second, child = sleeping(tmp_path / "second", server, "time.sleep(100)")
+    first.communicate(timeout=30)
+    assert not gone(child)
+    second.kill()
+    second.communicate(timeout=30)
+
+
+def test_a_job_and_whoever_asked_may_go_at_once(tmp_path: Path) -> None:
+    with forking(1) as environment:
+        process, child = sleeping(tmp_path, environment, "time.sleep(100)")
+        server = child.parent()
+        server.suspend()
+        child.kill()
+        process.kill()
+        process.communicate(timeout=30)
+        server.resume()
+        again, _ = sleeping_again(tmp_path, environment)
+        again.kill()
+        again.communicate(timeout=30)
+
+
+def sleeping_again(place: Path, environment: dict[str, str]) -> tuple[subprocess.Popen[str], psutil.Process]:
+    (place / "child").unlink()
+    return sleeping(place, environment, "time.sleep(100)")
+
+
 def test_no_job_outlives_its_server(tmp_path: Path) -> None:
     with forking(1) as environment:
         process, child = sleeping(tmp_path, environment, "time.sleep(100)")
@@ -135,7 +226,7 @@ def test_no_job_outlives_its_server(tmp_path: Path) -> None:
         _, err = process.communicate(timeout=30)
         wait(lambda: gone(child))
         assert process.returncode == 1
-        assert done(prepare(), environment, tmp_path) == (0, "not taken\n", ""), err
+        assert done(job(), environment, tmp_path) == (0, "not taken\n", ""), err
 
 
 def test_where_a_server_is_named_none_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,6 +234,6 @@ def test_where_a_server_is_named_none_is_started(monkeypatch: pytest.MonkeyPatch
     with forking(1) as environment:
         assert environment[SERVER] == ""
     monkeypatch.delenv(SERVER)
-    monkeypatch.setattr(forks, "SUPPORTED", False)
+    monkeypatch.delattr(os, "pidfd_open")
     with forking(1) as environment:
         assert SERVER not in environment

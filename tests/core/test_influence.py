@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.config import SCORES
-from pipeline.core.influence import SIGNED, order, pairwise, relabel, unit
+from pipeline.core.influence import SIGNED, likeliest_other, order, pairwise, relabel, unit
 
 
 @pytest.mark.parametrize("score", SIGNED)
@@ -73,3 +73,9 @@ def test_order_does_not_depend_on_the_order_of_rows(rng):
     scores, ids = rng.integers(0, 4, size=50).astype(float), rng.permutation(50)
     turn = rng.permutation(50)
     assert np.array_equal(ids[order(scores, ids)], ids[turn][order(scores[turn], ids[turn])])
+
+
+def test_the_likeliest_other_label_is_never_the_given_one() -> None:
+    probabilities = np.array([[0.7, 0.2, 0.1], [0.1, 0.6, 0.3], [0.0, 0.0, 1.0], [np.nan] * 3])
+    assert likeliest_other(probabilities, np.array([0, 2, 2, 1])).tolist() == [1, 1, 0, -1]
+    assert probabilities[0, 0] == 0.7

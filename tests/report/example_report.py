@@ -54,6 +54,7 @@ def full() -> Report:
             score=float(scores[row]),
             given=str(given[i]),
             suggested=str(suggested[i]),
+            otherwise=str((given[i] + 1) % 10),
             margin=float(generator.uniform(0.1, 3)),
             loss=float(generator.uniform(2, 7)),
             percentile=100 * (1 - (i + 1) / N),

@@ -37,7 +37,7 @@ def evaluated(run: Path, noise: str = "uniform") -> tuple[Job, dict[str, np.ndar
     scores = {name: stream.normal(size=ROWS) + (given != truth) for name in (*COLUMNS, "wrong")}
     scores["s"][7] = np.nan
     columns: dict[str, Any] = {**scores, "given": given, "flag": (np.arange(ROWS) == 7).astype(int)}
-    columns |= {"suggested": np.where(np.arange(ROWS) % 2, truth, given), "predicted": truth}
+    columns |= {"suggested": np.where(np.arange(ROWS) % 2, truth, given), "predicted": truth, "otherwise": truth}
     with made.writing(made.layout.scores, "scores", {}) as (path, _):
         write_table(path, columns, {})
     evaluate.run(made)

@@ -61,6 +61,8 @@ def test_the_right_labels_are_suggested(demo: Path, scores: dict[str, np.ndarray
     assert (scores["suggested"] == truth)[wrong].mean() >= 0.85
     assert (scores["suggested"] == truth)[~wrong].mean() >= 0.9
     assert (scores["margin"] >= 0).all()
+    assert (scores["otherwise"] == truth)[wrong].mean() >= 0.9
+    assert (scores["otherwise"] != scores["given"]).all()
     assert ((scores["margin"] == 0) == (scores["suggested"] == scores["given"])).all()
 
 
@@ -198,7 +200,7 @@ def test_suspects_are_rows_of_the_table_in_order(demo: Path, scores: dict[str, n
     assert [row["rank"] for row in rows] == [1, 2, 3, 4, 5]
     assert [row["score"] for row in rows] == pytest.approx(scores["wrong"][best].tolist())
     assert [row["given"] for row in rows] == [str(label) for label in scores["given"][best]]
-    assert set(rows[0]) == {"rank", "row", "score", "given", "suggested", "margin", "loss"}
+    assert set(rows[0]) == {"rank", "row", "score", "given", "suggested", "margin", "otherwise", "loss"}
 
 
 def test_evaluate_judges_s_and_the_controls(demo: Path, scores: dict[str, np.ndarray], wrong: np.ndarray) -> None:
