@@ -206,10 +206,12 @@ def test_a_job_and_whoever_asked_may_go_at_once(tmp_path: Path) -> None:
         server = child.parent()
         server.suspend()
         child.kill()
+        wait(lambda: gone(child))  # it is to be heard of first
         process.kill()
         process.communicate(timeout=30)
         server.resume()
-        again, _ = sleeping_again(tmp_path, environment)
+        again, other = sleeping_again(tmp_path, environment)
+        assert other.parent() == server  # which has outlived it
         again.kill()
         again.communicate(timeout=30)
 
