@@ -139,8 +139,7 @@ class FoldsSection(Section):
 class PosteriorSection(Section):
     """How likely each given label is wrong."""
 
-    neighbours: Annotated[int, Field(ge=0)]
-    symmetric_rows: NotNegative
+    landmarks: Annotated[int, Field(ge=0)]
 
 
 class SuspectsSection(Section):

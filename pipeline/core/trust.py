@@ -1,124 +1,110 @@
-"""How far to trust neighbours and the trained model when labels are judged: learnt from clean rows.
+"""Whom to believe when labels are judged, and how much: learnt from clean rows.
 
-Neighbours and the model at `trained` saw the given labels. What a model has taken up of them, its neighbours say again;
-and a model that knows its labels by heart repeats them. The first shows on clean rows that no model was fitted to, the
-held-out folds of the validation rows; the second does not, as a model treats only its own train rows so. What is learnt
-on clean rows holds for train rows as far as the model treats both alike:
+A source says how likely each label is for a row. On clean rows that no source was fitted to it shows what it is worth.
+On train rows it may be worth less: a model that knows its labels by heart repeats them. How far it does shows without
+any true train label:
 
     honesty r = min(1, e / v)
 
-e is the share of train rows where `trained` does not say the given label, v its share of errors on clean rows, counted
-as (errors + 1) / (M + 2). Given labels are wrong at least as often as clean ones, so that a model which learnt nothing
-by heart has e >= v and r = 1; one that repeats every label has r = 0.
+e is the share of train rows where the source does not say the given label, v its share of errors on clean rows, counted
+as (errors + 1) / (M + 2). Given labels are wrong at least as often as clean ones, so that a source which took nothing
+in by heart has e >= v and r = 1; one that repeats every label has r = 0.
 
-On the clean rows, a and b among 0, .1, ..., 1 make the mean loss of P n^a and of P^(1 - b) T^b least, in nats (P: the
-folds, each on rows that it did not see; n: the neighbours among the train rows; T: `trained`, its logits multiplied by
-the factor that makes its loss least). Train rows are then judged with the exponents
+Sources s that are believed are taken together as Π P_s^w_s, with exponents w_s >= 0 that make the loss on the clean
+rows least:
 
-    of neighbours  1 - r (1 - a)        of trained  r b
+    Σ -ln Π P_s(y | x)^w_s  +  PULL Σ (w_s - 1/S)²,   in nats over the M clean rows, S sources
 
-so that by heart it is P n alone, and without it what clean rows favour.
+so that sources which say the same share the weight, and few clean rows leave the geometric mean.
 
-The folds have an honesty of their own, by the same formula from P. As a rule it is near 1: the descent on clean rows
-takes back what was learnt by heart. Where it stays below `REPEATING`, P repeats the labels still and counts with this
-honesty as its exponent; and so do the features, so that neighbours are looked for among the inputs, where these are
-vectors.
-No true train label enters.
-Letters: M clean rows, C classes, N train rows.
+Letters: M clean rows, N train rows, C classes.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 Array = np.ndarray[Any, Any]
 
-GRID = np.linspace(0, 1, 11)
 TINY = 1e-200
 """Below what float64 probabilities come to; a floor that keeps logarithms finite and no two scores equal."""
-NEIGHBOUR_FLOOR = 1e-6
-"""Least probability that neighbours leave to a class: k rows cannot say that it is impossible."""
+FLOOR = 1e-12
+"""Least probability of a source among several: none of them can say alone that a label is impossible."""
+HONEST = 0.5
+"""Honesty below which a source repeats the labels of the train rows."""
+PULL = 2.0
+"""In nats, towards equal exponents."""
+STEPS = 100
+"""Of Newton's method at most; it takes about ten."""
 
 
-@dataclass(frozen=True)
-class Trust:
-    """Exponents for train rows.
-
-    Attributes:
-        neighbours: of what they say, 0 to 1.
-        trained: of what the model at `trained` says, 0 to 1; that of the folds is 1 less this.
-        honesty: r.
-        folds: of P, 0 to 1: 1, or the honesty of the folds where that is below `REPEATING`.
-    """
-
-    neighbours: float
-    trained: float
-    honesty: float
-    folds: float = 1.0
-
-
-REPEATING = 0.5
-"""Honesty of the folds below which they repeat the labels of the train rows."""
-BY_HEART = Trust(1.0, 0.0, 0.0)
-"""Where nothing is known of clean rows."""
-
-
-def honesty(agreeing: float, errors: int, rows: int) -> float:
-    """r, 0 to 1.
+def honesty(train: Array, given: Array, clean: Array, labels: Array) -> float:
+    """r of a source, 0 to 1.
 
     Args:
-        agreeing: share of the train rows whose given label `trained` says.
-        errors: of `trained` on clean rows.
-        rows: M.
+        train: what it says of train rows, [N, C].
+        given: [N].
+        clean: what it says of clean rows, [M, C].
+        labels: of these, [M].
 
-    >>> honesty(1.0, 30, 98), honesty(0.5, 24, 98)
-    (0.0, 1.0)
+    >>> honesty(np.eye(2), np.array([0, 1]), np.eye(2), np.array([0, 0]))
+    0.0
     """
-    return min(1.0, (1 - agreeing) / ((errors + 1) / (rows + 2)))
+    disagreeing = float((train.argmax(1) != given).mean())
+    errors = int((clean.argmax(1) != labels).sum())
+    return min(1.0, disagreeing / ((errors + 1) / (len(labels) + 2)))
 
 
-def learnt(
-    prior: Array, trained: Array, said: Array | None, labels: Array, agreeing: float, folds: float = 1.0
-) -> Trust:
-    """The exponents that clean rows call for.
+def exponents(sources: list[Array], labels: Array) -> Array:
+    """w, [S], by projected Newton steps; the loss is convex in w.
 
     Args:
-        prior: P of clean rows, by models that did not see them, [M, C].
-        trained: T of these rows, [M, C].
-        said: n of these rows, [M, C]; None: there are no neighbours.
+        sources: what each says of the clean rows, [M, C], rows sum to 1.
         labels: [M].
-        agreeing: share of the train rows whose given label `trained` says.
-        folds: the honesty of the folds.
     """
-    r = honesty(agreeing, int((trained.argmax(1) != labels).sum()), len(labels))
-    b = _best([mixed(prior, trained, share) for share in GRID], labels)
-    a = 1.0 if said is None else _best([with_neighbours(prior, said, share) for share in GRID], labels)
-    return Trust(1 - r * (1 - a), r * b, r, 1.0 if folds >= REPEATING else folds)
+    logs = np.log(np.stack(sources, -1) + FLOOR)  # [M, C, S]
+    equal = np.full(len(sources), 1 / len(sources))
+    w = equal
+    for _ in range(STEPS):
+        loss, slope, bend = _loss(logs, labels, w, equal)
+        free = (w > 0) | (slope < 0)
+        move = np.zeros_like(w)
+        move[free] = np.linalg.solve(bend[np.ix_(free, free)], slope[free])
+        size = 1.0
+        while size > FLOOR and _loss(logs, labels, np.maximum(w - size * move, 0), equal)[0] > loss:
+            size /= 2
+        before, w = w, np.maximum(w - size * move, 0)
+        if np.abs(w - before).max() < 1e-9:
+            break
+    return w
 
 
-def mixed(prior: Array, trained: Array, share: float) -> Array:
-    """P^(1 - share) T^share, normalised, [n, C]; P itself where the share is 0."""
-    if share == 0:
-        return prior
-    logs = (1 - share) * np.log(prior + TINY) + share * np.log(trained + TINY)
-    return normalised(np.exp(logs - logs.max(1, keepdims=True)))
+def _loss(logs: Array, labels: Array, w: Array, equal: Array) -> tuple[float, Array, Array]:
+    """The loss in nats, its gradient [S] and its Hessian [S, S]."""
+    said = np.log(combined_logs(logs, w))
+    p = np.exp(said)
+    rows = np.arange(len(labels))
+    means = np.einsum("mc,mcs->ms", p, logs)
+    away = w - equal
+    slope = (means - logs[rows, labels]).sum(0) + 2 * PULL * away
+    second = np.einsum("mc,mcs,mct->st", p, logs, logs) - means.T @ means
+    loss = -float(said[rows, labels].sum()) + PULL * float(away @ away)
+    return loss, slope, second + 2 * PULL * np.eye(len(w))
 
 
-def with_neighbours(prior: Array, said: Array, exponent: float) -> Array:
-    """P n^exponent, normalised, [n, C]."""
-    return normalised((prior + TINY) * (said + NEIGHBOUR_FLOOR) ** exponent)
+def combined(sources: list[Array], w: Array) -> Array:
+    """Π P_s^w_s, normalised, [n, C]."""
+    return combined_logs(np.log(np.stack(sources, -1) + FLOOR), w)
+
+
+def combined_logs(logs: Array, w: Array) -> Array:
+    """The same of logarithms [n, C, S]; no entry is 0."""
+    total = logs @ w
+    return normalised(np.exp(total - total.max(1, keepdims=True)) + TINY)
 
 
 def normalised(values: Array) -> Array:
     """Rows that sum to 1."""
     return np.asarray(values / values.sum(-1, keepdims=True))
-
-
-def _best(candidates: list[Array], labels: Array) -> float:
-    """The share whose probabilities have the least mean loss; the smallest of equals."""
-    where = np.arange(len(labels))
-    losses = [-np.log(each[where, labels] + TINY).mean() for each in candidates]
-    return float(GRID[int(np.argmin(losses))])

@@ -74,7 +74,7 @@ CONFIG: dict[str, tuple[dict[str, Any], Chosen]] = {
             artefact in ("checkpoints/flat", "checkpoints/folds") or only_at("flat")(artefact) or ANSWERS(artefact)
         ),
     ),
-    "posterior.neighbours": ({"posterior": {"neighbours": 5}}, from_posterior),
+    "posterior.landmarks": ({"posterior": {"landmarks": 50}}, from_posterior),
     "folds.count": (
         {"folds": {"count": 3}},
         lambda artefact: artefact == "checkpoints/folds" or from_posterior(artefact),

@@ -1,0 +1,113 @@
+"""Who confuses which labels: the channel A[y, g] = P(given g | true y), the same for all rows of a class.
+
+Known are what a model says of N train rows, whose labels are given, and of M clean rows, whose labels are true and
+which it was not fitted to. A cell c of a row is drawn from what the model says of it, so that
+
+    K[c, y] = P(true y | cell c)     is seen on the clean rows,
+    n[c, g], rows of cell c given g  is seen on the train rows, and expected to be in the proportions (K A)[c, g].
+
+Whatever the model gets wrong on clean rows, it gets wrong on train rows alike, and K holds it. A is fitted to n by EM.
+Three things keep it from saying more than is known: K counts C rows a cell of what the model itself expects; n counts
+as M N / (M + N) rows, as K is no surer than its clean rows; and each row of A counts k rows of the symmetric channel of
+the same accuracy, in which all confusions are alike. For k = 3 to 3000, t(k) is the loss of n, in nats, under K of one
+part of the clean rows and A of the others, a mean over five parts; A is the geometric mean of the fits, weighted by
+exp(-t). So where people err as they please the channel stays near the symmetric one, and where one class is taken for
+another it says so.
+
+No true train label enters. Letters: C classes. Sources: channels and EM as in Dawid and Skene 1979; channels by clean
+rows, Hendrycks et al., NeurIPS 2018 (gold loss correction), who take the mean of what the model says for K A.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from pipeline.core.trust import TINY, normalised
+
+Array = np.ndarray[Any, Any]
+
+WEIGHTS = (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)
+"""k, in rows of each true class."""
+ROUNDS = 100
+"""Of EM."""
+PARTS = 5
+"""Of the clean rows."""
+FIRST_ACCURACY = 0.6
+"""Where EM begins; it is left behind after a few rounds."""
+FLOOR = 1e-9
+"""Rows added to each count, so that no confusion is impossible."""
+
+
+def posterior_of(model: Array, given: Array, channel: Array) -> Array:
+    """P(y | x, g), proportional to M(y | x) A[y, g], [N, C].
+
+    Args:
+        model: M(y | x), [N, C].
+        given: [N].
+        channel: A, [C, C]; a factor on a column changes nothing.
+    """
+    return normalised(model * channel[:, given].T + TINY)
+
+
+def symmetric(accuracy: float, classes: int) -> Array:
+    """The channel that tells the truth with this chance, and else any other label alike, [C, C]."""
+    found = np.full((classes, classes), (1 - accuracy) / max(1, classes - 1))
+    np.fill_diagonal(found, accuracy)
+    return found
+
+
+def fitted(model: Array, given: Array, clean: Array, labels: Array) -> Array:
+    """A, [C, C], rows sum to 1.
+
+    Args:
+        model: what the model says of train rows, [N, C], rows sum to 1.
+        given: [N].
+        clean: what it says of clean rows, [M, C].
+        labels: of these, true, [M].
+    """
+    expected = normalised(model.T @ model + TINY)
+    counts = _by_label(model, given) * len(labels) / (len(labels) + len(given))
+    losses = np.mean([_losses(counts, expected, *halves) for halves in _parts(clean, labels)], axis=0)
+    shares = normalised(np.exp(losses.min() - losses))
+    cells = _cells(clean, labels, expected)
+    fits = np.log([_fit(cells, counts, weight) for weight in WEIGHTS])
+    return normalised(np.exp(np.tensordot(shares, fits, 1)))
+
+
+def _parts(clean: Array, labels: Array) -> list[tuple[Array, Array, Array, Array]]:
+    """What is said of clean rows and their labels: all but a part, and that part, for each part that has rows."""
+    part = np.arange(len(labels)) % PARTS
+    held = [part == number for number in range(min(PARTS, len(labels)))]
+    return [(clean[~rows], labels[~rows], clean[rows], labels[rows]) for rows in held]
+
+
+def _losses(counts: Array, expected: Array, clean: Array, labels: Array, other: Array, truth: Array) -> Array:
+    """-Σ n ln(K A) with A fitted on some clean rows and K of others, for each k, [len(WEIGHTS)]."""
+    fits = [_fit(_cells(clean, labels, expected), counts, weight) for weight in WEIGHTS]
+    cells = _cells(other, truth, expected)
+    return np.array([-(counts * np.log(cells @ fit + TINY)).sum() for fit in fits])
+
+
+def _cells(clean: Array, labels: Array, expected: Array) -> Array:
+    """K, [C, C]: cell by true label, with C rows a cell of what is expected."""
+    return normalised(_by_label(clean, labels) + len(expected) * expected)
+
+
+def _fit(cells: Array, counts: Array, weight: float) -> Array:
+    """A by EM: the greatest Σ n ln(K A) with `weight` rows of the symmetric channel a class."""
+    classes = len(cells)
+    found = symmetric(FIRST_ACCURACY, classes)
+    for _ in range(ROUNDS):
+        joint = found * (cells.T @ (counts / (cells @ found + TINY)))  # rows by true and given label
+        prior = symmetric(np.trace(joint) / joint.sum(), classes)
+        found = normalised(joint + weight * prior + FLOOR)
+    return found
+
+
+def _by_label(weights: Array, labels: Array) -> Array:
+    """The sum of the rows' weights [n, C] by label, [C, C]: cell by label."""
+    sums = np.zeros((weights.shape[1], weights.shape[1]))
+    np.add.at(sums.T, labels, weights)
+    return sums
