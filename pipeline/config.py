@@ -27,7 +27,7 @@ STAGES = {
     "train": ("seed", "task", "compute"),
     "flatten": ("seed", "task", "flatten", "sharpness", "compute"),
     "folds": ("seed", "task", "flatten", "folds", "compute"),
-    "posterior": ("task", "posterior", "compute"),
+    "posterior": ("seed", "task", "posterior", "compute"),
     "trajectory": ("seed", "task", "checkpoints", "compute"),
     "twin": ("seed", "task", "checkpoints", "compute"),
     "twin_flat": ("seed", "task", "flatten", "checkpoints", "compute"),

@@ -24,7 +24,6 @@ rule folds:
 rule posterior:
     input:
         trained="results/checkpoints/trained.json",
-        flat="results/checkpoints/flat.json",
         folds="results/checkpoints/folds.json",
     output:
         manifest="results/posterior/posterior.json",

@@ -1,9 +1,10 @@
 """Folds: K more flat minima, each without one fold of the clean validation rows, and how far to trust their odds.
 
 They descend as `flat` did, with the strength and learning rate that were chosen for it. On fewer rows that strength can
-be too much: a fold that does not come down half as far as `flat` did, or diverges, begins again with half of it, at last
-with none. Kept are all their weights, as one file, and the factor on logits that makes the loss least on the rows that
-each did not see. Which these are, `fold_splits` tells again from the number of models and the seed that the record holds.
+be too much: a fold that does not come down half as far as `flat` did, or diverges, begins again with half of it, at
+last with none. Kept are all their weights, as one file, and the factor on logits that makes the loss least on the rows
+that each did not see. Which these are, `fold_splits` tells again from the number of models and the seed that the record
+holds.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The posterior of a noise channel: against sums written out, its special cases, and what it must not depend on."""
+"""The posterior of a noise channel: its special cases, whom it believes, and what it must not depend on."""
 
 from __future__ import annotations
 
@@ -8,114 +8,137 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.core import posterior
 from pipeline.core.agreement import auc
-from pipeline.core.posterior import (
-    Clean,
-    Rows,
-    averaged,
-    channel,
-    honesty_of_folds,
-    judged,
-    nearest,
-    nearest_to,
-    posterior_of,
-    softmax,
-    temperature,
-)
-from pipeline.core.trust import BY_HEART
+from pipeline.core.calibration import softmax
+from pipeline.core.channel import posterior_of
+from pipeline.core.posterior import FEATURES, FOLDS, INPUTS, TRAINED, Clean, Rows, averaged, judged
 
 CHANNEL = np.array([[0.9, 0.1, 0.0], [0.0, 0.5, 0.5], [0.05, 0.05, 0.9]])
 
 
-def made(count: int, seed: int, sharpness: float = 3.0) -> tuple[Any, Any, Any]:
-    """Calibrated probabilities [N, 3], and true and given labels drawn from them and from the channel."""
+def drawn(count: int, seed: int) -> tuple[Any, Any, Any]:
+    """Calibrated probabilities [n, 3], and true and given labels drawn from them and from the channel."""
     draw = np.random.default_rng(seed)
-    prior = softmax(sharpness * draw.normal(size=(count, 3)))
+    prior = softmax(3 * draw.normal(size=(count, 3)))
     truth = np.array([draw.choice(3, p=row) for row in prior])
     given = np.array([draw.choice(3, p=CHANNEL[label]) for label in truth])
     return prior, truth, given
 
 
-def test_the_posterior_is_bayes_rule_written_out() -> None:
-    prior, _, given = made(40, 0)
-    found = posterior_of(prior, given, CHANNEL)
-    for row in range(40):
-        joint = [prior[row, true] * CHANNEL[true, given[row]] for true in range(3)]
-        assert found[row] == pytest.approx(np.array(joint) / sum(joint))
+def known(count: int, seed: int) -> tuple[Rows, Any]:
+    """Train rows of which the folds and `trained` say the same, and their true labels."""
+    prior, truth, given = drawn(count, seed)
+    return Rows(prior, np.log(prior), given), truth
 
 
-def test_em_finds_the_channel_that_gave_the_labels() -> None:
-    prior, _, given = made(20000, 1)
-    assert np.abs(channel(prior, given, 0) - CHANNEL).max() < 0.03
+def clean_rows(count: int, seed: int) -> Clean:
+    """Clean rows of the same kind."""
+    prior, truth, _ = drawn(count, seed)
+    return Clean(prior, np.log(prior), truth)
 
 
-def test_the_weight_draws_the_channel_towards_the_symmetric_one() -> None:
-    prior, _, given = made(2000, 2)
-    loose, tight = channel(prior, given, 0), channel(prior, given, 1e9)
-    assert np.ptp(tight[~np.eye(3, dtype=bool)]) < 1e-5 < np.ptp(loose[~np.eye(3, dtype=bool)])
-    assert np.allclose(tight.sum(1), 1) and np.allclose(loose.sum(1), 1)
+def points(count: int, seed: int) -> tuple[Any, Any, Any]:
+    """Points [n, 3] of three classes, true labels, and given ones of which three in ten are wrong."""
+    draw = np.random.default_rng(seed)
+    truth = draw.integers(0, 3, count)
+    given = np.where(draw.random(count) < 0.3, (truth + draw.integers(1, 3, count)) % 3, truth)
+    return np.eye(3)[truth] * 4 + draw.normal(size=(count, 3)), truth, given
 
 
-def test_with_a_symmetric_channel_and_no_neighbours_the_order_is_that_of_the_loss() -> None:
-    prior, _, given = made(500, 3)
-    loss = -np.log(prior[np.arange(500), given])
-    assert np.array_equal(np.argsort(judged(Rows(prior, given), None, 0, 1e15).surprise), np.argsort(loss))
+def weak(truth: Any, seed: int) -> Any:
+    """What a model says that knows little of them, [n, 3]."""
+    return softmax(np.eye(3)[truth] + 2 * np.random.default_rng(seed).normal(size=(len(truth), 3)))
+
+
+def test_without_clean_rows_the_order_is_that_of_the_loss_of_the_folds() -> None:
+    rows, _ = known(500, 3)
+    loss = -np.log(rows.prior[np.arange(500), rows.given])
+    found = judged(rows, None, 100, 0)
+    assert np.array_equal(np.argsort(found.surprise), np.argsort(loss))
+    assert found.exponents == {FOLDS: 1.0} and found.honesty == {}
 
 
 def test_no_order_finds_more_wrong_labels_when_the_model_is_right() -> None:
-    prior, truth, given = made(20000, 4)
-    wrong = truth != given
-    found = judged(Rows(prior, given), None, 0, 0)
-    loss = -np.log(prior[np.arange(len(given)), given])
-    exact = 1 - posterior_of(prior, given, CHANNEL)[np.arange(len(given)), given]
+    rows, truth = known(20000, 4)
+    wrong = truth != rows.given
+    found = judged(rows, clean_rows(5000, 5), 0, 0)
+    place = np.arange(len(rows.given)), rows.given
+    loss, exact = -np.log(rows.prior[place]), 1 - posterior_of(rows.prior, rows.given, CHANNEL)[place]
     assert auc(found.surprise, wrong) > auc(loss, wrong) + 0.02
-    assert abs(auc(found.surprise, wrong) - auc(exact, wrong)) < 0.003
-    assert np.mean(1 - np.exp(-found.surprise)) == pytest.approx(wrong.mean(), abs=0.01)
+    assert abs(auc(found.surprise, wrong) - auc(exact, wrong)) < 0.005
+    assert np.mean(1 - np.exp(-found.surprise)) == pytest.approx(wrong.mean(), abs=0.02)
 
 
-def test_neighbours_add_what_a_weak_model_does_not_know() -> None:
-    draw = np.random.default_rng(5)
-    truth = draw.integers(0, 3, 900)
-    features = np.eye(3)[truth] * 4 + draw.normal(size=(900, 3))
-    prior = softmax(np.eye(3)[truth] + 2 * draw.normal(size=(900, 3)))
-    given = np.where(draw.random(900) < 0.3, (truth + draw.integers(1, 3, 900)) % 3, truth)
-    alone, helped = (auc(judged(Rows(prior, given, features), None, k, 100).surprise, truth != given) for k in (0, 20))
-    assert helped > alone + 0.05
+@pytest.mark.parametrize("where", ["features", "inputs"])
+def test_other_rows_add_what_a_weak_model_does_not_know(where: str) -> None:
+    here, truth, given = points(900, 6)
+    there, labels, _ = points(300, 7)
+    said, of_clean = weak(truth, 8), weak(labels, 9)
+    rows = Rows(said, np.log(said), given, **{where: here})  # type: ignore[arg-type]
+    clean = Clean(of_clean, np.log(of_clean), labels, **{where: there})  # type: ignore[arg-type]
+    alone, helped = (judged(rows, clean, landmarks, 0) for landmarks in (0, 200))
+    assert auc(helped.surprise, truth != given) > auc(alone.surprise, truth != given) + 0.05
+    assert set(helped.honesty) - set(alone.honesty) == {FEATURES if where == "features" else INPUTS}
 
 
-def test_nearest_rows_are_those_of_all_cosines() -> None:
-    features = np.random.default_rng(6).normal(size=(2500, 5))  # more than two blocks
-    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
-    likeness = unit @ unit.T
-    np.fill_diagonal(likeness, -2)
-    found = nearest(features * np.arange(1, 2501)[:, None], 7)
-    assert [set(row) for row in found.tolist()] == [set(row) for row in np.argsort(-likeness)[:, :7].tolist()]
+def test_a_model_that_repeats_every_label_is_not_believed() -> None:
+    rows, _ = known(300, 10)
+    repeats = np.log(np.eye(3)[rows.given] * 0.98 + 0.01)
+    found = judged(replace(rows, trained=repeats), clean_rows(300, 11), 0, 0)
+    assert found.honesty[TRAINED] == 0 and set(found.exponents) == {FOLDS}
 
 
-@pytest.mark.parametrize("tile", [64, 999, 5])
-def test_nearest_rows_do_not_depend_on_the_tiles(tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    features = np.random.default_rng(7).normal(size=(1300, 6))
-    whole = nearest(features, 9)
-    assert not (whole == np.arange(1300)[:, None]).any()
-    monkeypatch.setattr(posterior, "TILE", tile)
-    assert nearest(features, 9).tolist() == whole.tolist()
+def test_an_honest_model_that_knows_more_than_the_folds_is_believed() -> None:
+    rows, _ = known(4000, 17)
+    clean = clean_rows(2000, 18)
+    draw = np.random.default_rng(19)
+    dull, of_clean = (softmax(np.log(each.prior) + 2 * draw.normal(size=each.prior.shape)) for each in (rows, clean))
+    found = judged(replace(rows, prior=dull), replace(clean, prior=of_clean), 0, 0)
+    assert found.exponents[TRAINED] > 0.6 > found.exponents[FOLDS]
+
+
+def test_folds_that_repeat_every_label_leave_it_to_the_inputs() -> None:
+    here, truth, given = points(600, 20)
+    there, labels, _ = points(300, 21)
+    repeats = np.eye(3)[given] * (1 - 3e-9) + 1e-9  # so sure that it would outvote any others
+    by_heart = np.eye(3)[given] * 3 + 0.1 * here  # features that hold the given label
+    of_clean = weak(labels, 22)
+    rows = Rows(repeats, np.log(repeats), given, by_heart, here)
+    clean = Clean(of_clean, np.log(of_clean), labels, 0.1 * there, there)
+    found = judged(rows, clean, 200, 0)
+    assert found.honesty[FOLDS] == found.honesty[TRAINED] == 0
+    assert set(found.exponents) == {INPUTS}
+    assert auc(found.surprise, truth != given) > 0.95
+
+
+def test_where_all_repeat_the_labels_the_most_honest_is_asked() -> None:
+    rows, _ = known(300, 23)
+    repeats = np.eye(3)[rows.given] * 0.98 + 0.01
+    nearly = repeats.copy()
+    nearly[:20] = np.roll(nearly[:20], 1, 1)
+    found = judged(replace(rows, prior=nearly, trained=np.log(repeats)), clean_rows(300, 24), 0, 0)
+    assert 0 < found.honesty[FOLDS] < 0.5 and set(found.exponents) == {FOLDS}
+
+
+def test_features_of_a_model_by_heart_are_asked_while_the_folds_are_honest() -> None:
+    here, truth, given = points(900, 25)
+    there, labels, _ = points(300, 26)
+    said, of_clean = weak(truth, 27), weak(labels, 28)
+    held = np.eye(3)[given] * 6 + here
+    repeats = np.log(np.eye(3)[given] * 0.98 + 0.01)
+    found = judged(Rows(said, repeats, given, held), Clean(of_clean, np.log(of_clean), labels, there), 200, 0)
+    assert found.honesty[FOLDS] > 0.5 and FEATURES in found.exponents
 
 
 def test_the_order_of_the_rows_does_not_matter() -> None:
-    prior, _, given = made(300, 7)
-    features = np.random.default_rng(8).normal(size=(300, 4))
-    order = np.random.default_rng(9).permutation(300)
-    found = judged(Rows(prior, given, features), None, 10, 50).surprise[order]
-    assert found == pytest.approx(judged(Rows(prior, given, features).at(order), None, 10, 50).surprise)
-
-
-def test_temperature_undoes_what_logits_were_multiplied_by() -> None:
-    draw = np.random.default_rng(10)
-    logits = draw.normal(size=(20000, 4)) * 2
-    labels = np.array([draw.choice(4, p=row) for row in softmax(logits)])
-    for factor in (0.3, 1.0, 4.0):
-        assert temperature(factor * logits, labels) == pytest.approx(1 / factor, rel=0.05)
+    here, truth, given = points(300, 29)
+    there, labels, _ = points(100, 30)
+    said, of_clean = weak(truth, 31), weak(labels, 32)
+    rows = Rows(said, np.log(said), given, here)
+    clean = Clean(of_clean, np.log(of_clean), labels, there)
+    order = np.random.default_rng(33).permutation(300)
+    mixed = judged(rows.at(order), clean, 300, 0).surprise
+    assert mixed == pytest.approx(judged(rows, clean, 300, 0).surprise[order], rel=1e-6)
 
 
 def test_folds_are_averaged_as_probabilities() -> None:
@@ -125,81 +148,14 @@ def test_folds_are_averaged_as_probabilities() -> None:
 
 def test_certain_rows_keep_their_order() -> None:
     prior = softmax(np.array([[0.0, 40.0], [0.0, 60.0], [0.0, 90.0], [50.0, 0.0]]))
-    surprise = judged(Rows(prior, np.zeros(4, int)), None, 0, 1).surprise
+    surprise = judged(Rows(prior, np.log(prior), np.zeros(4, int)), None, 0, 0).surprise
     assert np.isfinite(surprise).all() and (np.diff(surprise[:3]) > 1).all()
-
-
-def clean_rows(count: int, seed: int, features: int = 4) -> tuple[Clean, Any]:
-    """Clean rows whose `trained` is the truth told loudly, and the probabilities behind it."""
-    prior, truth, _ = made(count, seed)
-    draw = np.random.default_rng(seed)
-    return Clean(prior, np.log(prior), draw.normal(size=(count, features)), truth), prior
-
-
-def test_a_model_that_repeats_every_label_leaves_folds_and_neighbours_as_they_are() -> None:
-    clean, _ = clean_rows(300, 11)
-    prior, _, given = made(300, 12)
-    features = np.random.default_rng(13).normal(size=(300, 8))
-    repeats = np.log(np.eye(3)[given] * 0.98 + 0.01)
-    found = judged(Rows(prior, given, features, repeats), clean, 10, 50)
-    plain = judged(Rows(prior, given, features), None, 10, 50)
-    assert found.trust == BY_HEART
-    assert np.array_equal(found.surprise, plain.surprise)
-
-
-def test_neighbours_that_know_nothing_are_not_asked_of_an_honest_model() -> None:
-    clean, _ = clean_rows(2000, 14)
-    prior, _, given = made(2000, 15)
-    features = np.random.default_rng(16).normal(size=(2000, 8))
-    found = judged(Rows(prior, given, features, np.log(prior)), clean, 10, 50)
-    assert found.trust.honesty > 0.9 and found.trust.neighbours < 0.3
-    asked, alone = (
-        judged(Rows(prior, given, features, np.log(prior)), each, k, 50) for each, k in ((None, 10), (clean, 0))
-    )
-    off = [np.abs(found.true - each.true).mean() for each in (asked, alone)]
-    assert off[0] > 3 * off[1]
-
-
-def test_an_honest_model_that_knows_more_than_the_folds_is_asked() -> None:
-    prior, truth, given = made(4000, 17)
-    weak = softmax(np.log(prior) + 2 * np.random.default_rng(18).normal(size=prior.shape))
-    half = np.arange(4000) < 2000
-    clean = Clean(weak[half], np.log(prior[half]), None, truth[half])
-    rows = Rows(weak[~half], given[~half], None, np.log(prior[~half]))
-    found = judged(rows, clean, 0, 50)
-    wrong = truth[~half] != given[~half]
-    assert found.trust.trained > 0.6
-    assert auc(found.surprise, wrong) > auc(judged(rows, None, 0, 50).surprise, wrong) + 0.03
-
-
-def test_nearest_to_points_of_their_own_are_those_of_all_cosines() -> None:
-    draw = np.random.default_rng(19)
-    points, features = draw.normal(size=(700, 5)), draw.normal(size=(900, 5))
-    likeness = (points / np.linalg.norm(points, axis=1, keepdims=True)) @ (
-        features / np.linalg.norm(features, axis=1, keepdims=True)
-    ).T
-    expected = [set(row) for row in np.argsort(-likeness)[:, :6].tolist()]
-    assert [set(row) for row in nearest_to(points, features, 6).tolist()] == expected
 
 
 def test_rows_that_are_no_numbers_are_told() -> None:
     prior = np.full((3, 2), 0.5)
     trained = np.log(prior)
     trained[1, 0] = np.nan
-    assert Rows(prior, np.zeros(3, int), None, trained).finite().tolist() == [True, False, True]
-
-
-def test_folds_that_repeat_every_label_leave_it_to_the_neighbours() -> None:
-    clean, _ = clean_rows(300, 20)
-    draw = np.random.default_rng(21)
-    truth = draw.integers(0, 3, 600)
-    given = np.where(draw.random(600) < 0.3, (truth + draw.integers(1, 3, 600)) % 3, truth)
-    features = np.eye(3)[truth] * 4 + draw.normal(size=(600, 3))
-    repeats = np.eye(3)[given] * (1 - 3e-9) + 1e-9  # so sure that it would outvote any neighbours
-    assert honesty_of_folds(repeats, given, clean) == 0
-    rows = Rows(repeats, given, features, np.log(repeats))
-    found = judged(rows, replace(clean, features=None), 20, 50)
-    assert found.trust.folds == 0
-    wrong = truth != given
-    assert auc(found.surprise, wrong) > 0.95
-    assert np.median(found.surprise[wrong]) > 0.3  # nats; with P, which has no doubt, next to nothing
+    inputs = np.zeros((3, 4))
+    inputs[2, 3] = np.inf
+    assert Rows(prior, trained, np.zeros(3, int), None, inputs).finite().tolist() == [True, False, False]

@@ -1,55 +1,74 @@
-"""What clean rows say about neighbours and the trained model."""
+"""What clean rows say about whom to believe."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from pipeline.core.trust import REPEATING, honesty, learnt, mixed, with_neighbours
+from pipeline.core.trust import PULL, combined, exponents, honesty
 
-PRIOR = np.array([[0.6, 0.4], [0.3, 0.7], [0.5, 0.5]])
+ONE = np.array([[0.6, 0.4], [0.3, 0.7], [0.5, 0.5]])
 OTHER = np.array([[0.9, 0.1], [0.1, 0.9], [0.2, 0.8]])
 
 
-def test_mixtures_are_geometric_means() -> None:
-    expected = np.sqrt(PRIOR * OTHER)
-    assert mixed(PRIOR, OTHER, 0.5) == pytest.approx(expected / expected.sum(1, keepdims=True))
-    assert mixed(PRIOR, OTHER, 0.0) is PRIOR
-    assert mixed(PRIOR, OTHER, 1.0) == pytest.approx(OTHER)
+def test_sources_are_combined_as_products_of_powers() -> None:
+    expected = ONE**0.5 * OTHER**2
+    assert combined([ONE, OTHER], np.array([0.5, 2.0])) == pytest.approx(expected / expected.sum(1, keepdims=True))
+    assert combined([ONE, OTHER], np.array([1.0, 0.0])) == pytest.approx(ONE)
 
 
-def test_no_exponent_leaves_the_prior() -> None:
-    assert with_neighbours(PRIOR, OTHER, 0.0) == pytest.approx(PRIOR)
-    assert with_neighbours(PRIOR, OTHER, 1.0) == pytest.approx(
-        PRIOR * OTHER / (PRIOR * OTHER).sum(1, keepdims=True), rel=1e-5
-    )
+def test_no_source_forbids_a_label_alone() -> None:
+    sure = np.array([[1.0, 0.0]])
+    assert combined([sure, np.array([[1e-9, 1.0]])], np.array([0.5, 0.5]))[0, 1] > 0.01
 
 
-@pytest.mark.parametrize(("agreeing", "errors", "expected"), [(1.0, 20, 0.0), (0.79, 20, 1.0), (0.895, 20, 0.5)])
-def test_honesty_is_the_share_of_its_errors(agreeing: float, errors: int, expected: float) -> None:
-    assert honesty(agreeing, errors, 98) == pytest.approx(expected)
+@pytest.mark.parametrize(("agreeing", "errors", "expected"), [(100, 20, 0.0), (79, 20, 1.0), (90, 19, 0.5)])
+def test_honesty_is_the_share_of_its_errors(agreeing: int, errors: int, expected: float) -> None:
+    given, labels = np.zeros(100, int), np.zeros(98, int)
+    train, clean = np.eye(2)[(np.arange(100) >= agreeing) * 1], np.eye(2)[(np.arange(98) < errors) * 1]
+    assert honesty(train, given, clean, labels) == pytest.approx(expected)
 
 
-def test_clean_rows_take_the_better_source_and_honesty_scales_it() -> None:
-    draw = np.random.default_rng(0)
-    labels = draw.integers(0, 3, 900)
-    good = (np.eye(3)[labels] * 2 + draw.random((900, 3))) / 3.5
-    bad = np.full((900, 3), 1 / 3)
-    good /= good.sum(1, keepdims=True)
-    errors = (good.argmax(1) != labels).mean()
-    honest = learnt(bad, good, bad, labels, agreeing=1 - errors - 0.01)
-    assert (honest.trained, honest.honesty) == (1.0, 1.0)
-    heart = learnt(bad, good, bad, labels, agreeing=1.0)
-    assert (heart.trained, heart.neighbours, heart.honesty) == (0.0, 1.0, 0.0)
-    fooled = learnt(good, bad, np.roll(good, 1, 1), labels, agreeing=0.0)
-    assert (fooled.neighbours, fooled.trained) == (0.0, 0.0)
+def drawn(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    draw = np.random.default_rng(seed)
+    logits = 2 * draw.normal(size=(count, 3))
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    return p, np.array([draw.choice(3, p=row) for row in p])
 
 
-def test_without_neighbours_their_exponent_says_nothing() -> None:
-    assert learnt(PRIOR, OTHER, None, np.array([0, 1, 1]), agreeing=0.5).neighbours == 1.0
+def test_exponents_find_the_source_that_is_right() -> None:
+    right, labels = drawn(4000, 0)
+    noise, _ = drawn(4000, 1)
+    w = exponents([noise, right], labels)
+    assert w == pytest.approx([0.0, 1.0], abs=0.05)
 
 
-def test_folds_that_repeat_the_labels_count_by_their_honesty() -> None:
-    labels = np.array([0, 1, 1])
-    assert learnt(PRIOR, OTHER, None, labels, agreeing=1.0, folds=REPEATING / 2).folds == REPEATING / 2
-    assert learnt(PRIOR, OTHER, None, labels, agreeing=1.0, folds=REPEATING).folds == 1.0
+def test_a_source_that_is_too_sure_is_toned_down() -> None:
+    right, labels = drawn(4000, 2)
+    loud = right**3 / (right**3).sum(1, keepdims=True)
+    assert exponents([loud], labels) == pytest.approx([1 / 3], rel=0.1)
+
+
+def test_sources_that_say_the_same_share_the_weight() -> None:
+    right, labels = drawn(1000, 3)
+    w = exponents([right, right], labels)
+    assert w[0] == pytest.approx(w[1]) and w.sum() == pytest.approx(1, abs=0.1)
+
+
+def test_exponents_are_at_the_least_loss() -> None:
+    right, labels = drawn(300, 4)
+    other, _ = drawn(300, 5)
+    mixed = combined([right, other], np.array([0.5, 0.5]))
+
+    def loss(w: np.ndarray) -> float:
+        said = combined([right, mixed], w)
+        return float(-np.log(said[np.arange(300), labels]).sum() + PULL * ((w - 0.5) ** 2).sum())
+
+    w = exponents([right, mixed], labels)
+    assert (w >= 0).all()
+    for step in ([1e-3, 0.0], [0.0, 1e-3], [-1e-3, 0.0], [0.0, -1e-3]):
+        assert loss(np.maximum(w + step, 0)) >= loss(w) - 1e-9
+
+
+def test_no_clean_row_leaves_the_geometric_mean() -> None:
+    assert exponents([np.zeros((0, 3))] * 2, np.zeros(0, int)) == pytest.approx([0.5, 0.5])
