@@ -247,8 +247,8 @@ class _EigenbasisSketch(PartSketch):
         if output.shape[1] > 1:
             self._select(name, torch.bmm(left.mT, right))
         else:
-            first, second = left[:, 0].T.index_select(0, part.a), right[:, 0].T.index_select(0, part.b)
-            torch.mul(first, second, out=self._place(name))
+            place = torch.index_select(left[:, 0].T, 0, part.a, out=self._place(name))
+            place *= right[:, 0].T.index_select(0, part.b)
 
     def _add_estimated(self, name: str, output: Factor, input: Factor) -> None:
         """Coordinates and an estimate of the norm; see `norms`."""
