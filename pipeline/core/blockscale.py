@@ -1,8 +1,11 @@
 """Scales of rows and of blocks of 32 coordinates, which `int8` and `mixed` codes are multiplied with. numpy only.
 
 A row has one float32 scale, and each of its blocks a byte e that makes it smaller, row_scale x 2^(-e/8): a block is
-rounded by its own largest coordinate and not by the row's. While rows are encoded, coordinates are the first axis, so
-that every pass runs along contiguous memory: rows [n, K] in Fortran order are not copied first. Letters: n rows, K
+rounded by its own largest coordinate and not by the row's.
+
+While rows are encoded, they are the last axis, so that every pass runs along contiguous memory: rows [n, K] in Fortran
+order are not copied first. Blocks are [b, 32, n] with the 32 outermost in memory: what goes with blocks and rows,
+[b, 1, n], is then multiplied with in runs of b n numbers in place of n, which takes half as long. Letters: n rows, K
 coordinates, b blocks.
 """
 
@@ -19,18 +22,41 @@ Array = np.ndarray[Any, Any]
 BLOCK = 32
 BLOCK_STEPS = (2.0 ** (-np.arange(256) / 8)).astype(np.float32)
 """2^(-e/8) for each e."""
+LINES_AT_ONCE = 64
 
 
-def in_blocks(rows: Array, order: Array | None, inverse_scale: Array) -> Array:
-    """Rows [n, K] in an order of coordinates and without column scales, [b, 32, n]; filled up with zeros."""
-    dimension = len(inverse_scale)
-    count = -(-dimension // BLOCK)
-    scaled = np.empty((count * BLOCK, len(rows)), np.float32)
-    scaled[dimension:] = 0
-    lines = rows.T if order is None else np.take(rows.T, order, axis=0)
-    with np.errstate(over="ignore"):  # infinity is refused later
-        np.multiply(lines, inverse_scale[:, None], out=scaled[:dimension])
-    return scaled.reshape(count, BLOCK, len(rows))
+def by_lane(values: Array) -> Array:
+    """What each coordinate has, [K], in the order of the memory of blocks, [32 b]; filled up with zeros."""
+    filled = np.zeros(-(-len(values) // BLOCK) * BLOCK, values.dtype)
+    filled[: len(values)] = values
+    return filled.reshape(-1, BLOCK).T.flatten()
+
+
+def in_blocks(rows: Array, order: Array, inverse_scale: Array) -> Array:
+    """Rows [n, K] in an order of coordinates and without column scales, [b, 32, n]; filled up with zeros.
+
+    Args:
+        rows: finite ones; others make their blocks not finite.
+        order: place in a row of each coordinate, `by_lane`.
+        inverse_scale: of each coordinate in that order, `by_lane`.
+    """
+    lines = np.take(rows.T, order, axis=0, mode="clip")  # "raise" would look at all places first
+    with np.errstate(over="ignore", invalid="ignore"):  # infinity is refused later
+        lines *= inverse_scale[:, None]
+    return lines.reshape(BLOCK, len(order) // BLOCK, len(rows)).transpose(1, 0, 2)
+
+
+def peaks_of(blocks: Array) -> Array:
+    """The largest magnitude of each block, [b, 32, n] to [n, b]."""
+    return np.maximum(blocks.max(1), -blocks.min(1)).T
+
+
+def as_rows(lines: Array) -> Array:
+    """Lines [m, n] of bytes as rows [n, m]; some lines at a time, for all at once take twice as long."""
+    rows = np.empty(lines.shape[::-1], lines.dtype)
+    for start in range(0, len(lines), LINES_AT_ONCE):
+        rows[:, start : start + LINES_AT_ONCE] = lines[start : start + LINES_AT_ONCE].T
+    return rows
 
 
 def row_scales(peaks: Array, levels: int, encoding: str) -> Array:
@@ -62,6 +88,12 @@ def exponents(peaks: Array, row_scale: Array, levels: int, hair: float = 1e-4) -
     return np.clip(found, 0, len(BLOCK_STEPS) - 1).astype(np.uint8)
 
 
-def reciprocal_steps(row_scale: Array, e: Array) -> Array:
-    """1 / (row_scale x 2^(-e/8)), [n, b]; zero where the row has no scale, as it is zero whatever its codes are."""
-    return 1 / (np.where(row_scale > 0, row_scale, np.float32(np.inf))[:, None] * BLOCK_STEPS[e])
+def steps_of(row_scale: Array, e: Array) -> Array:
+    """row_scale x 2^(-e/8) of e [n, b], as [b, n]."""
+    steps: Array = row_scale * np.take(BLOCK_STEPS, e.T)
+    return steps
+
+
+def reciprocal(steps: Array) -> Array:
+    """1 / steps; zero where the row has no scale, as it is zero whatever its codes are."""
+    return np.divide(1, steps, out=np.zeros_like(steps), where=steps > 0)

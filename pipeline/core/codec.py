@@ -27,7 +27,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipeline.core.blockscale import BLOCK, BLOCK_STEPS, exponents, in_blocks, reciprocal_steps, row_scales
+from pipeline.core.blockscale import (
+    BLOCK,
+    BLOCK_STEPS,
+    as_rows,
+    by_lane,
+    exponents,
+    in_blocks,
+    peaks_of,
+    reciprocal,
+    row_scales,
+    steps_of,
+)
 from pipeline.core.mixed import Mixed
 
 Array = np.ndarray[Any, Any]
@@ -156,21 +167,22 @@ class Codec:
         return sum(part.nbytes for part in self.encode(np.zeros((1, len(self.column_scale)), np.float32)))
 
     def _to_int8(self, rows: Array) -> Encoded:
-        scaled = in_blocks(rows, None, self._inverse_scale)  # [b, 32, n]
-        peaks = np.abs(scaled).max(1).T
+        scaled = in_blocks(rows, *self._lanes)  # [b, 32, n]
+        peaks = peaks_of(scaled)
         row_scale = row_scales(peaks, LEVELS, self.encoding)
         e = exponents(peaks, row_scale, LEVELS)
-        scaled *= np.ascontiguousarray(reciprocal_steps(row_scale, e).T)[:, None, :]
-        codes = np.rint(scaled, out=scaled).astype(np.int8).reshape(len(scaled) * BLOCK, len(rows))[: rows.shape[1]]
-        return Encoded(np.ascontiguousarray(codes.T), row_scale, np.ascontiguousarray(e))
+        scaled *= reciprocal(steps_of(row_scale, e))[:, None]
+        codes = np.rint(scaled, out=scaled).astype(np.int8).reshape(len(scaled) * BLOCK, len(rows))
+        return Encoded(as_rows(codes[: rows.shape[1]]), row_scale, np.ascontiguousarray(e))
 
     @cached_property
     def _mixed(self) -> Mixed:
         return Mixed(self.column_scale)
 
     @cached_property
-    def _inverse_scale(self) -> Array:
-        return (1 / self.column_scale).astype(np.float32)
+    def _lanes(self) -> tuple[Array, Array]:
+        """The coordinates as they are and their inverse scales, `by_lane`."""
+        return by_lane(np.arange(self.dimension)), by_lane((1 / self.column_scale).astype(np.float32))
 
 
 def fit_codec(encoding: str, rows: Array) -> Codec:

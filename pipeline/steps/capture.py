@@ -82,7 +82,7 @@ class Capturer:
         found = [self._part(piece, rows) for piece in pieces(self.task, batch, self.parts)]
         codes = found[0].codes if len(found) == 1 else np.concatenate([part.codes for part in found], 1)
         losses, norms, errors = (sum(values) for values in zip(*(part.numbers for part in found), strict=True))
-        finite = np.isfinite(losses) & np.isfinite(norms) & np.isfinite(codes).all(1)
+        finite = np.isfinite(losses) & np.isfinite(norms) & finite_rows(codes)
         norms = np.where(finite, norms, 0.0)
         if not finite.all():
             codes = np.where(finite[:, None], codes, np.float32(0))
@@ -120,6 +120,13 @@ def pieces(task: Task, batch: Batch, parts: int) -> list[Batch]:
 def parts_of(task: Task, config: Config) -> int:
     """How many codes of a row stand side by side."""
     return task.loss_parts if config.gradients.parts == "separate" else 1
+
+
+def finite_rows(codes: Array) -> Array:
+    """Rows of [B, K] without infinity or NaN, [B]; every number is looked at only where a row's sum is not finite."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        finite: Array = np.asarray(np.isfinite(codes.sum(1)))
+    return finite if finite.all() else np.asarray(np.isfinite(codes).all(1))
 
 
 def _array(values: Tensor) -> Array:

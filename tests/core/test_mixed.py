@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pipeline.core.blockscale import BLOCK
 from pipeline.core.codec import fit_codec
-from pipeline.core.mixed import AVERAGE_BITS, NOISE, ROWS, ROWS_AT_ONCE, block_bits, packed, unpacked
+from pipeline.core.mixed import AVERAGE_BITS, NOISE, ROWS, ROWS_AT_ONCE, block_bits, floored, packed, unpacked
 
 
 def falling(dimension: int, power: float) -> np.ndarray:
@@ -90,3 +90,10 @@ def test_a_block_of_zeros_in_a_row_of_large_numbers_stays_negligible(rng, encodi
     rows[:, :64] = 0
     decoded = fit_codec(encoding, rows).round_trip(rows)
     assert np.abs(decoded[:, :64]).max() <= 1e-6 * np.abs(decoded).max()
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_the_edge_of_a_block_counts_as_just_below_and_a_hair_below_zero_as_zero(bits):
+    values = np.array([-1e-6, 0, 0.75, 1, 2**bits - 1.5, 2**bits - 1, 2**bits, 2**bits * (1 + 1e-6)], np.float32)
+    top = 2**bits - 1
+    assert floored(values, bits).tolist() == [0, 0, 0, 1, top - 1, top, top, top]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pipeline.core.capture.cover import cover
 from pipeline.core.projection import make
-from pipeline.steps.capture import Capturer
+from pipeline.steps.capture import Capturer, finite_rows
 from pipeline.steps.codes import FINITE, NOT_FINITE
 from pipeline.tasks.digits import Digits
 
@@ -60,3 +60,10 @@ def test_a_row_that_is_not_finite_is_zero_and_flagged_and_harms_no_other(batch: 
     assert not found.codes[2].any() and found.squared_norms[2] == found.norm_errors[2] == 0
     np.testing.assert_allclose(found.codes[others], good.codes[others], rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(found.norm_errors[others], good.norm_errors[others], rtol=1e-5)
+
+
+def test_finite_rows_are_told_even_where_infinities_cancel_or_a_sum_overflows() -> None:
+    most, inf = np.finfo(np.float32).max, np.inf
+    rows = np.array([[1, 2, 3], [inf, 0, -inf], [most, most, most], [0, np.nan, 0], [0, 0, -inf]], np.float32)
+    assert finite_rows(rows).tolist() == [True, False, True, False, False]
+    assert finite_rows(np.asfortranarray(rows[[0, 2]])).tolist() == [True, True]

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.core.capture.formula import Dense, Formula, Layer, Outer, Part, positions
+from pipeline.core.capture.formula import Dense, Formula, Layer, Outer, Part, position_sums, positions
 from pipeline.core.factors import Vectors
 
 Watch = Callable[[str, Formula, Tensor, Tensor], Tensor]
@@ -67,7 +67,7 @@ class SlicedLinear(Formula):
 
     def bias(self, module: Layer, gradient: Tensor, rows: int) -> Part:
         """The sum of s over positions, zero in the other rows."""
-        return Dense(F.pad(positions(gradient, rows).sum(1), (self.first, self.bias_rows - self.last)))
+        return Dense(F.pad(position_sums(positions(gradient, rows)), (self.first, self.bias_rows - self.last)))
 
 
 def attend(

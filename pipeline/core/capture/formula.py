@@ -103,6 +103,11 @@ def positions(values: Tensor, rows: int) -> Tensor:
     return values.reshape(rows, -1, values.shape[-1])
 
 
+def position_sums(values: Tensor) -> Tensor:
+    """[B, T, D] summed to [B, D]; of one position a view, for a sum copies it line by line."""
+    return values[:, 0] if values.shape[1] == 1 else values.sum(1)
+
+
 def channel_sums(values: Tensor, rows: int) -> Tensor:
     """[B, C, ...] or [B * n, C, ...] summed to [B, C]."""
     channels = values.shape[1]

@@ -20,7 +20,7 @@ from math import prod
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.core.capture.formula import Dense, Formula, Layer, Outer, Part, channel_sums, positions
+from pipeline.core.capture.formula import Dense, Formula, Layer, Outer, Part, channel_sums, position_sums, positions
 from pipeline.core.factors import Vectors, Words
 
 
@@ -33,7 +33,7 @@ class LinearFormula(Formula):
 
     def bias(self, module: Layer, gradient: Tensor, rows: int) -> Part:
         """The sum of s over positions."""
-        return Dense(positions(gradient, rows).sum(1))
+        return Dense(position_sums(positions(gradient, rows)))
 
 
 class TransposedLinearFormula(LinearFormula):
@@ -77,7 +77,7 @@ class LayerNormFormula(Formula):
         return self._summed(module, gradient, rows)
 
     def _summed(self, module: Layer, values: Tensor, rows: int) -> Part:
-        return Dense(values.reshape(rows, -1, prod(module.normalized_shape)).sum(1))
+        return Dense(position_sums(values.reshape(rows, -1, prod(module.normalized_shape))))
 
 
 class RMSNormFormula(LayerNormFormula):

@@ -22,21 +22,29 @@ def capturing(model: nn.Module, differentiable: Collection[str] = ()) -> Iterato
         differentiable: names of parameters, as in `model.named_parameters()`.
     """
     modes = [(module, module.training) for module in model.modules()]
-    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    flags = [(name, parameter, parameter.requires_grad) for name, parameter in model.named_parameters()]
     fast = torch.backends.mha.get_fastpath_enabled()
     try:
         torch.backends.mha.set_fastpath_enabled(False)
-        model.eval()
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(name in differentiable)
+        if any(training for _, training in modes):
+            model.eval()
+        for name, parameter, _ in flags:
+            _require(parameter, name in differentiable)
         with torch.enable_grad():
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
         for module, training in modes:
-            module.training = training
-        for parameter, requires_grad in flags:
-            parameter.requires_grad_(requires_grad)
+            if module.training != training:  # setting it goes through the module's own __setattr__, which is slow
+                module.training = training
+        for _, parameter, required in flags:
+            _require(parameter, required)
+
+
+def _require(parameter: nn.Parameter, required: bool) -> None:
+    """Gradients or none, where that is a change: a call takes longer than a look."""
+    if parameter.requires_grad != required:
+        parameter.requires_grad_(required)
 
 
 def check_losses(losses: Tensor, rows: int) -> None:

@@ -167,7 +167,7 @@ class _Placed:
     """What was fitted, in a dtype and on a device, with probes for norms as far as they have been asked for."""
 
     def __init__(self, shapes: Shapes, parts: Mapping[str, Part], second: BlockDiagonal | None, place: Place) -> None:
-        self.parts, self.second = parts, second
+        self.parts, self.second, self.offsets = parts, second, _offsets(parts)
         self._shapes, self._place = shapes, place
         self._probed: dict[str, Probed] = {}
 
@@ -214,7 +214,7 @@ class _EigenbasisSketch(PartSketch):
         # A coordinate a line: picking lines copies whole ones, picking columns single numbers. All are written before
         # they are read, as all parameters have to arrive.
         self._values = torch.empty(projection.selected, rows, dtype=place[0], device=place[1])
-        self._offsets: dict[str, int] = _offsets(self._parts)
+        self._offsets = self._fitted.offsets
 
     def _add(self, name: str, gradient: Tensor) -> None:
         if name not in self._parts:
@@ -232,8 +232,8 @@ class _EigenbasisSketch(PartSketch):
         if not self._exact and not gram_is_exact_and_cheap(positions):
             self._add_estimated(name, output, input)
         elif gram_is_cheaper(output, input, materialised=False):
+            self._add_rotated(name, output, input)  # first: the product brings both sides into the cache
             self._squares += gram_squares(output, input)
-            self._add_rotated(name, output, input)
         else:
             # With that many positions the norm needs the product, which is then also the cheapest thing to rotate.
             self._add_products(name, output, input)
@@ -247,8 +247,8 @@ class _EigenbasisSketch(PartSketch):
         if output.shape[1] > 1:
             self._select(name, torch.bmm(left.mT, right))
         else:
-            first, second = left[:, 0].T.index_select(0, part.a), right[:, 0].T.index_select(0, part.b)
-            torch.mul(first, second, out=self._place(name))
+            place = torch.index_select(left[:, 0].T, 0, part.a, out=self._place(name))
+            place *= right[:, 0].T.index_select(0, part.b)
 
     def _add_estimated(self, name: str, output: Factor, input: Factor) -> None:
         """Coordinates and an estimate of the norm; see `norms`."""
