@@ -25,8 +25,9 @@ def suspects(run: Path, top: int, score: str | None, as_json: bool) -> None:
 
     wrong is -ln of the posterior that the given label is the true one, from flat validation minima, the model itself,
     what all other rows say of a row, and the confusions of the classes. S (fvm) is g^T (C + lambda)^-1 g at the flat
-    minimum. Both are unsigned: larger is more suspicious. The suggested label is the one under which S is least, margin the difference to the given one:
-    it may be the given one. otherwise is what the label is if the given one is wrong: the likeliest other one.
+    minimum. Both are unsigned: larger is more suspicious. The suggested label is the one under which S is least, margin
+    the difference to the given one: it may be the given one. otherwise is what the label is if the given one is wrong:
+    the likeliest other one.
 
     Which suspects survive the randomness of training? Two more columns say so where the run has recorded it: stable is
     the share of the train rows that have less loss than the row at the flat minimum of another training, from another

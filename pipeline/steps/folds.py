@@ -106,7 +106,8 @@ def _fold(
         model = model_at(task, job.layout, "trained", rows.device)
         try:
             for _ in descend(model, task.loss, Part(rows, fit), replace(settings, strength=strength)):
-                progress.add()
+                if strength == settings.strength:  # what is done again was not planned
+                    progress.add()
             loss = mean_loss(model, task.loss, Part(rows, fit), MEASURED_ROWS)
         except Divergence:
             if not strength:
