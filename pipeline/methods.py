@@ -119,7 +119,7 @@ METHODS = {
 }  # fmt: skip
 """Name in the config, and column of scores.parquet, to what it stands for."""
 
-POSTERIOR = Method("noise-channel posterior", ("flat",), "unsigned", None, (),
+POSTERIOR = Method("noise-channel posterior with neighbours", ("flat",), "unsigned", None, (),
                    "-ln of the posterior that the given label is the true one, nats")  # fmt: skip
 """The column `wrong`, where the task gives labels: from predictions (`pipeline.core.posterior`), not from gradients."""
 
