@@ -67,7 +67,8 @@ def whole_bytes(stage: str, config: Config, plan: Plan) -> int:
         "curvature": 6 * matrix,
         "vectors": 4 * matrix + 4 * code * (validation + query),
         "index": code * (train + 2 * min(train, QUANTISED_ROWS)) * 5 // 4,
-        "posterior": 160 * len(plan.classes) * train + 64 * config.posterior.landmarks**2,
+        "posterior": 160 * len(plan.classes) * train
+        + 64 * min(config.posterior.landmarks, train) * (min(config.posterior.landmarks, train) + validation),
         "scores": 4 * matrix * max(1, len(config.scores.estimators)) + 400 * train,
         "query": code * train * 5 // 4 + 64 * train,
         "evaluate": 400 * train + (4 * matrix if config.evaluate.relabel else 0),

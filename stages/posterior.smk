@@ -1,4 +1,4 @@
-# How likely each given label is wrong: flat minima of folds of the validation rows, and what they and the neighbours say.
+# How likely each given label is wrong: flat minima of folds of the validation rows, the model, and what other rows say.
 rule folds:
     input:
         trained="results/checkpoints/trained.json",

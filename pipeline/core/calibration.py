@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.core.trust import TINY
-
 Array = np.ndarray[Any, Any]
 
 FACTORS = 20.0
@@ -23,14 +21,15 @@ def softmax(logits: Array) -> Array:
     return np.asarray(risen / risen.sum(-1, keepdims=True))
 
 
-def loss_of(probabilities: Array, labels: Array) -> float:
-    """The mean of -ln P(label), nats.
+def loss_of(logits: Array, labels: Array) -> float:
+    """The mean of -ln softmax(logits)(label), nats, however unlikely a label is.
 
     Args:
-        probabilities: [n, C].
+        logits: [n, C].
         labels: [n].
     """
-    return float(-np.log(probabilities[np.arange(len(labels)), labels] + TINY).mean())
+    lower = logits - logits.max(-1, keepdims=True)
+    return float((np.log(np.exp(lower).sum(-1)) - lower[np.arange(len(labels)), labels]).mean())
 
 
 def temperature(logits: Array, labels: Array, most: float = FACTORS) -> float:
@@ -45,7 +44,7 @@ def temperature(logits: Array, labels: Array, most: float = FACTORS) -> float:
     golden = (np.sqrt(5) - 1) / 2
 
     def loss(log_factor: float) -> float:
-        return loss_of(softmax(logits * np.exp(log_factor)), labels)
+        return loss_of(logits * np.exp(log_factor), labels)
 
     for _ in range(40):  # the loss is convex in the factor, so that it has one minimum
         left, right = high - golden * (high - low), low + golden * (high - low)

@@ -6,13 +6,14 @@ which it was not fitted to. A cell c of a row is drawn from what the model says 
     K[c, y] = P(true y | cell c)     is seen on the clean rows,
     n[c, g], rows of cell c given g  is seen on the train rows, and expected to be in the proportions (K A)[c, g].
 
-Whatever the model gets wrong on clean rows, it gets wrong on train rows alike, and K holds it. A is fitted to n by EM.
-Three things keep it from saying more than is known: K counts C rows a cell of what the model itself expects; n counts
-as M N / (M + N) rows, as K is no surer than its clean rows; and each row of A counts k rows of the symmetric channel of
-the same accuracy, in which all confusions are alike. For k = 3 to 3000, t(k) is the loss of n, in nats, under K of one
-part of the clean rows and A of the others, a mean over five parts; A is the geometric mean of the fits, weighted by
-exp(-t). So where people err as they please the channel stays near the symmetric one, and where one class is taken for
-another it says so.
+Clean rows are taken for rows as the train rows are, the classes in the same shares; where they are plainly not
+(`alike`), A is symmetric. Whatever the model gets wrong on clean rows, it gets wrong on train rows alike, and K holds
+it. A is fitted to n by EM. Three things keep it from saying more than is known: K counts C rows a cell of what the
+model itself expects; n counts as M N / (M + N) rows, as K is no surer than its clean rows; and each row of A counts k
+rows of the symmetric channel of the same accuracy, in which all confusions are alike. For k = 3 to 3000, t(k) is the
+loss of n, in nats, under K of one part of the clean rows and A of the others, a mean over five parts; A is the
+geometric mean of the fits, weighted by exp(-t). So where people err as they please the channel stays near the symmetric
+one, and where one class is taken for another it says so.
 
 No true train label enters. Letters: C classes. Sources: channels and EM as in Dawid and Skene 1979; channels by clean
 rows, Hendrycks et al., NeurIPS 2018 (gold loss correction), who take the mean of what the model says for K A.
@@ -31,11 +32,15 @@ Array = np.ndarray[Any, Any]
 WEIGHTS = (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)
 """k, in rows of each true class."""
 ROUNDS = 100
-"""Of EM."""
+"""Of EM at most."""
 PARTS = 5
 """Of the clean rows."""
 FIRST_ACCURACY = 0.6
 """Where EM begins; it is left behind after a few rounds."""
+APART = 0.2
+"""What wrong labels move at most: 40 % of one of two classes."""
+STILL = 1e-6
+"""EM ends where no entry of A moves by more."""
 FLOOR = 1e-9
 """Rows added to each count, so that no confusion is impossible."""
 
@@ -65,8 +70,10 @@ def fitted(model: Array, given: Array, clean: Array, labels: Array) -> Array:
         model: what the model says of train rows, [N, C], rows sum to 1.
         given: [N].
         clean: what it says of clean rows, [M, C].
-        labels: of these, true, [M].
+        labels: of these, true, [M]; without any, and where the classes have other shares (`alike`), A is symmetric.
     """
+    if not len(labels) or not alike(given, labels, model.shape[1]):
+        return symmetric(float(model[np.arange(len(given)), given].mean()), model.shape[1])
     expected = normalised(model.T @ model + TINY)
     counts = _by_label(model, given) * len(labels) / (len(labels) + len(given))
     losses = np.mean([_losses(counts, expected, *halves) for halves in _parts(clean, labels)], axis=0)
@@ -74,6 +81,17 @@ def fitted(model: Array, given: Array, clean: Array, labels: Array) -> Array:
     cells = _cells(clean, labels, expected)
     fits = np.log([_fit(cells, counts, weight) for weight in WEIGHTS])
     return normalised(np.exp(np.tensordot(shares, fits, 1)))
+
+
+def alike(given: Array, labels: Array, classes: int) -> bool:
+    """Whether the classes may have the same shares among clean rows as among train rows, which K takes for granted.
+
+    The total variation between the shares of clean and of given labels, less what so few clean rows differ by on
+    average, Σ (p (1 - p) / 2 π M)^½, is at most `APART`.
+    """
+    clean, train = (np.bincount(each, minlength=classes) / len(each) for each in (labels, given))
+    chance = np.sqrt(train * (1 - train) / (2 * np.pi * len(labels))).sum()
+    return bool(np.abs(clean - train).sum() / 2 - chance <= APART)
 
 
 def _parts(clean: Array, labels: Array) -> list[tuple[Array, Array, Array, Array]]:
@@ -102,7 +120,9 @@ def _fit(cells: Array, counts: Array, weight: float) -> Array:
     for _ in range(ROUNDS):
         joint = found * (cells.T @ (counts / (cells @ found + TINY)))  # rows by true and given label
         prior = symmetric(np.trace(joint) / joint.sum(), classes)
-        found = normalised(joint + weight * prior + FLOOR)
+        before, found = found, normalised(joint + weight * prior + FLOOR)
+        if np.abs(found - before).max() < STILL:
+            break
     return found
 
 

@@ -5,8 +5,8 @@ The regression of q on the points, with the kernel
 
     k(x, x') = exp(-|x - x'|² / s),   s the median squared distance between landmarks
 
-and a ridge l, is taken in the Nyström features φ(x) = E^(-1/2) Uᵀ k(L, x) of at most m landmarks L, rows drawn by a
-seed, with k(L, L) = U E Uᵀ. Its prediction for row i without row i needs no second regression: with fitted p_i and
+and a ridge l, is taken in the Nyström features φ(x) = E^(-1/2) Uᵀ k(L, x) of m landmarks L, some of the
+rows, with k(L, L) = U E Uᵀ. Its prediction for row i without row i needs no second regression: with fitted p_i and
 leverage h_i = φ_iᵀ (Φᵀ Φ + l)⁻¹ φ_i (+ 1/N for the mean),
 
     r_i = (p_i - h_i q_i) / (1 - h_i)
@@ -15,15 +15,15 @@ so that a row's own label, whatever a model knows by heart, has no part in what 
 softmax(t r); l, of seven, and t make the loss on clean rows least, which the regression predicts as it does a row left
 out.
 
-Time N (m D + m²), memory beside the points m² and a block. Letters: N rows, M clean rows, C classes, D numbers a point.
-Sources: Nyström features, Williams and Seeger, NIPS 2000; leaving out in closed form, Allen 1974 (PRESS).
+Time N (m D + m²), memory beside the points m (m + M) and a block. Letters: N rows, M clean rows, C classes, D numbers
+of a point. Sources: Nyström features, Williams and Seeger, NIPS 2000; leaving out in closed form, Allen 1974 (PRESS).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -37,10 +37,20 @@ BLOCK = 4096
 """Rows at a time. Fixed, so that sums are taken in the same order whatever memory there is."""
 SMALLEST = 1e-8
 """Share of the largest eigenvalue of k(L, L) below which a direction is left out."""
-FULL_LEVERAGE = 0.999
-"""A row that determines its own prediction says nothing of itself when it is left out; this keeps it finite."""
+ALONE = 1e-9
+"""1 - h_i of a row that no other row says anything of: it has the mean belief."""
 FACTORS = 400.0
 """t is at most this: beliefs spread over many labels differ by little."""
+
+
+class Points(Protocol):
+    """Points [N, D], an array or read as they are asked for."""
+
+    def __len__(self) -> int:
+        """N."""
+
+    def __getitem__(self, rows: Any) -> Array:
+        """Those at a slice or at positions, [n, D]."""
 
 
 @dataclass(frozen=True)
@@ -62,14 +72,16 @@ class Kernel:
         return np.asarray(_kernel(points, self.landmarks, self.scale) @ self.turn)
 
 
-def kernel_of(points: Array, count: int, seed: int) -> Kernel | None:
-    """The kernel of some points [N, D]; None: its landmarks are all at one place."""
-    chosen = np.sort(np.random.default_rng(seed).permutation(len(points))[:count])
+def kernel_of(points: Points, chosen: Array) -> Kernel | None:
+    """The kernel of points [N, D] with those at `chosen` as landmarks; None: these are at one place, or not finite."""
     landmarks = points[chosen].astype(np.float64)
-    apart = _squared_distances(landmarks, landmarks)[np.triu_indices(len(landmarks), 1)]
-    scale = float(np.median(apart)) if len(apart) else 0.0
-    if not scale > 0:
+    if not np.isfinite(landmarks).all():
         return None
+    apart = _squared_distances(landmarks, landmarks)[np.triu_indices(len(landmarks), 1)]
+    apart = apart[apart > 0]
+    if not len(apart) or not np.isfinite(apart).all():
+        return None
+    scale = float(np.median(apart))
     values, vectors = np.linalg.eigh(_kernel(landmarks, landmarks, scale))
     kept = values > SMALLEST * values[-1]
     return Kernel(landmarks, scale, vectors[:, kept] / np.sqrt(values[kept]))
@@ -94,8 +106,12 @@ class Regression:
     products: Array
 
 
-def others_say(points: Array, beliefs: Array, clean: Array, labels: Array, kernel: Kernel) -> tuple[Array, Array]:
+def others_say(
+    points: Points, beliefs: Array, clean: Points, labels: Array, kernel: Kernel
+) -> tuple[Array, Array] | None:
     """What the other rows say of each train row, [N, C], and all of them of clean rows, [M, C]; rows sum to 1.
+
+    None: not all points are finite, or the kernel tells none of them from the others.
 
     Args:
         points: train rows, [N, D].
@@ -105,31 +121,41 @@ def others_say(points: Array, beliefs: Array, clean: Array, labels: Array, kerne
         kernel: of the points.
     """
     found = _regression(points, beliefs, kernel)
-    turned = (kernel.features(clean.astype(np.float64)) - found.middle) @ found.vectors
+    if found is None:
+        return None
+    turned = np.concatenate([_turned(clean[cut], kernel, found) for cut in _cuts(len(labels))])
+    if not np.isfinite(turned).all() or not found.values[-1] > 0:
+        return None
     trials = []
     for ridge in np.array(RIDGES) * found.values[-1]:
         said = turned @ (found.products / (found.values + ridge)[:, None]) + found.level
         factor = temperature(said, labels, FACTORS)
-        of_clean = softmax(factor * said)
-        trials.append((loss_of(of_clean, labels), ridge, factor, of_clean))
-    _, ridge, factor, of_clean = min(trials, key=lambda trial: trial[0])
+        trials.append((loss_of(factor * said, labels), ridge, factor))
+    _, ridge, factor = min(trials)
     of_train = [softmax(factor * said) for said in _left_out(points, beliefs, kernel, found, ridge)]
-    return np.concatenate(of_train), of_clean
+    of_clean = turned @ (found.products / (found.values + ridge)[:, None]) + found.level
+    return np.concatenate(of_train), softmax(factor * of_clean)
 
 
-def _left_out(points: Array, beliefs: Array, kernel: Kernel, found: Regression, ridge: float) -> Iterator[Array]:
+def _turned(points: Array, kernel: Kernel, found: Regression) -> Array:
+    """Centred φ of points [n, D] in the eigenvectors of Φᵀ Φ, [n, r]."""
+    return np.asarray((kernel.features(points.astype(np.float64)) - found.middle) @ found.vectors)
+
+
+def _left_out(points: Points, beliefs: Array, kernel: Kernel, found: Regression, ridge: float) -> Iterator[Array]:
     """r of the train rows, a block at a time, [n, C]."""
     inverse = 1 / (found.values + ridge)
     for cut in _cuts(len(points)):
-        turned = (kernel.features(points[cut].astype(np.float64)) - found.middle) @ found.vectors
+        turned = _turned(points[cut], kernel, found)
         fitted = (turned * inverse) @ found.products
         leverage = (turned**2 @ inverse + 1 / len(points))[:, None]
-        leverage = np.minimum(leverage, FULL_LEVERAGE)
-        yield (fitted - leverage * (beliefs[cut] - found.level)) / (1 - leverage) + found.level
+        rest = 1 - leverage
+        away = np.divide(fitted - leverage * (beliefs[cut] - found.level), rest, where=rest > ALONE, out=0 * fitted)
+        yield away + found.level
 
 
-def _regression(points: Array, beliefs: Array, kernel: Kernel) -> Regression:
-    """In one pass over the rows."""
+def _regression(points: Points, beliefs: Array, kernel: Kernel) -> Regression | None:
+    """In one pass over the rows; None: not all of them are finite."""
     width, count = kernel.turn.shape[1], len(points)
     squares, products, sums = np.zeros((width, width)), np.zeros((width, beliefs.shape[1])), np.zeros(width)
     level = beliefs.mean(0)
@@ -138,6 +164,8 @@ def _regression(points: Array, beliefs: Array, kernel: Kernel) -> Regression:
         squares += phi.T @ phi
         products += phi.T @ (beliefs[cut] - level)  # of which a constant in φ takes nothing
         sums += phi.sum(0)
+    if not np.isfinite(sums).all():
+        return None
     middle = sums / count
     values, vectors = np.linalg.eigh(squares - np.outer(sums, middle))
     return Regression(middle, level, vectors, np.maximum(values, 0), vectors.T @ products)

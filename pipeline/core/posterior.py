@@ -1,4 +1,4 @@
-"""How likely a given label is wrong: the posterior of a noise channel, by all that is known of a row but its label.
+"""How likely a given label is wrong: the posterior of a noise channel, by what models and other rows say of a row.
 
 A row has a true label y, which nobody sees, and a given one, g. Labels are given by a channel A[y, g] = P(g | y), the
 same for all rows of a class (`pipeline.core.channel`). Four sources say what a row x may be:
@@ -35,8 +35,8 @@ from typing import Any
 import numpy as np
 
 from pipeline.core.calibration import softmax, temperature
-from pipeline.core.channel import fitted, posterior_of, symmetric
-from pipeline.core.others import kernel_of, others_say
+from pipeline.core.channel import fitted, posterior_of
+from pipeline.core.others import Points, kernel_of, others_say
 from pipeline.core.trust import HONEST, combined, exponents, honesty
 
 Array = np.ndarray[Any, Any]
@@ -94,7 +94,7 @@ class Clean:
     trained: Array
     labels: Array
     features: Array | None = None
-    inputs: Array | None = None
+    inputs: Points | None = None
 
 
 @dataclass(frozen=True)
@@ -106,18 +106,18 @@ class Rows:
         trained: T(y | x) by log probabilities, [N, C].
         given: [N].
         features: [N, D]; None: there are none.
-        inputs: [N, D']; None: they are no points, or are not asked.
+        inputs: [N, D']; None: they are no points, or are not asked. Where some are not finite, none is asked.
     """
 
     prior: Array
     trained: Array
     given: Array
     features: Array | None = None
-    inputs: Array | None = None
+    inputs: Points | None = None
 
     def finite(self) -> Array:
-        """Which rows are numbers in all that is known of them, [N] bool."""
-        known = [part for part in (self.prior, self.trained, self.features, self.inputs) if part is not None]
+        """Which rows are numbers in all that a model says of them, [N] bool."""
+        known = [part for part in (self.prior, self.trained, self.features) if part is not None]
         return np.asarray(np.all([np.isfinite(part).all(1) for part in known], axis=0))
 
     def at(self, rows: Array) -> Rows:
@@ -136,19 +136,18 @@ def averaged(folds: Iterable[Array], factor: float) -> Array:
     return np.asarray(total / count)
 
 
-def judged(rows: Rows, clean: Clean | None, landmarks: int, seed: int) -> Posterior:
+def judged(rows: Rows, clean: Clean | None, landmarks: Array) -> Posterior:
     """The posterior of every train row.
 
     Args:
         rows: train rows.
         clean: None: there are none that the folds did not see; M is P, and all confusions are alike.
-        landmarks: of the other rows, see `pipeline.core.others`; 0: they are not asked.
-        seed: of the landmarks.
+        landmarks: positions of rows, see `pipeline.core.others`; none: other rows are not asked.
     """
     if clean is None:
-        accuracy = float(rows.prior[np.arange(len(rows.given)), rows.given].mean())
-        return _posterior(rows.prior, rows.given, symmetric(accuracy, rows.prior.shape[1]), {FOLDS: 1.0}, {})
-    sources = _sources(rows, clean, landmarks, seed)
+        none = rows.given[:0]
+        return _posterior(rows.prior, rows.given, fitted(rows.prior, rows.given, rows.prior, none), {FOLDS: 1.0}, {})
+    sources = _sources(rows, clean, landmarks)
     believed = _believed(sources)
     w = exponents([source.clean for source in believed.values()], clean.labels)
     of_train = combined([source.train for source in believed.values()], w)
@@ -165,22 +164,23 @@ def _posterior(
     return Posterior(-np.log(true[np.arange(len(given)), given]), true, channel, weights, honest)
 
 
-def _sources(rows: Rows, clean: Clean, landmarks: int, seed: int) -> dict[str, Source]:
+def _sources(rows: Rows, clean: Clean, landmarks: Array) -> dict[str, Source]:
     """All that is there."""
     factor = temperature(clean.trained, clean.labels)
     said = {
         FOLDS: (rows.prior, clean.prior),
         TRAINED: (softmax(rows.trained * factor), softmax(clean.trained * factor)),
     }
-    if landmarks:
+    if len(landmarks):
         beliefs = _beliefs(rows, clean)
         spaces = ((FEATURES, rows.features, clean.features), (INPUTS, rows.inputs, clean.inputs))
         for name, points, of_clean in spaces:
             if points is None or of_clean is None:
                 continue
-            kernel = kernel_of(points, landmarks, seed)
-            if kernel is not None:
-                said[name] = others_say(points, beliefs, of_clean, clean.labels, kernel)
+            kernel = kernel_of(points, landmarks)
+            found = None if kernel is None else others_say(points, beliefs, of_clean, clean.labels, kernel)
+            if found is not None:
+                said[name] = found
     return {
         name: Source(train, held, honesty(train, rows.given, held, clean.labels))
         for name, (train, held) in said.items()

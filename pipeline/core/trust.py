@@ -6,9 +6,10 @@ any true train label:
 
     honesty r = min(1, e / v)
 
-e is the share of train rows where the source does not say the given label, v its share of errors on clean rows, counted
-as (errors + 1) / (M + 2). Given labels are wrong at least as often as clean ones, so that a source which took nothing
-in by heart has e >= v and r = 1; one that repeats every label has r = 0.
+e is the share of train rows where the source does not say the given label, v its share of errors on clean rows: the
+least that (errors + 1) of (M + 2) leave likely, the lower end of Wilson's interval, so that few clean rows accuse no
+source whose train rows are nearly all right. Given labels are wrong at least as often as clean ones, so that a source
+which took nothing in by heart has e >= v and r = 1; one that repeats every label has r = 0.
 
 Sources s that are believed are taken together as Π P_s^w_s, with exponents w_s >= 0 that make the loss on the clean
 rows least:
@@ -36,6 +37,8 @@ HONEST = 0.5
 """Honesty below which a source repeats the labels of the train rows."""
 PULL = 2.0
 """In nats, towards equal exponents."""
+QUANTILE = 1.64
+"""Standard errors below the share of errors on clean rows: one in twenty is less."""
 STEPS = 100
 """Of Newton's method at most; it takes about ten."""
 
@@ -54,7 +57,14 @@ def honesty(train: Array, given: Array, clean: Array, labels: Array) -> float:
     """
     disagreeing = float((train.argmax(1) != given).mean())
     errors = int((clean.argmax(1) != labels).sum())
-    return min(1.0, disagreeing / ((errors + 1) / (len(labels) + 2)))
+    return min(1.0, disagreeing / _least(errors + 1, len(labels) + 2))
+
+
+def _least(errors: int, rows: int) -> float:
+    """The lower end of Wilson's interval for a share."""
+    share, z = errors / rows, QUANTILE
+    spread = z * np.sqrt(share * (1 - share) / rows + (z / rows) ** 2 / 4)
+    return float((share + z**2 / (2 * rows) - spread) / (1 + z**2 / rows))
 
 
 def exponents(sources: list[Array], labels: Array) -> Array:

@@ -115,7 +115,8 @@ def _fold(
             loss = math.inf
         if loss <= enough or not strength:
             return model
-        job.say(f"a fold came down to {loss:.3g} nats only with strength {strength:g}: again with less")
+        failure = f"came down to {loss:.3g} nats only" if math.isfinite(loss) else "diverged"
+        job.say(f"a fold {failure} with strength {strength:g}: again with less")
     raise AssertionError("the last strength returns or raises")
 
 

@@ -11,16 +11,19 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
 from pipeline.core.calibration import softmax
+from pipeline.core.channel import alike
 from pipeline.core.device import chosen
 from pipeline.core.posterior import Clean, Posterior, Rows, averaged, judged
+from pipeline.errors import DataError
+from pipeline.shards import sample
 from pipeline.steps.codes import FINITE, NOT_FINITE
 from pipeline.steps.folds import fold_splits
-from pipeline.steps.inputs import vectors
+from pipeline.steps.inputs import Points
 from pipeline.steps.job import Job
-from pipeline.steps.memory import MB, check
+from pipeline.steps.memory import check
 from pipeline.steps.predictions import labels_behind, predicted
 from pipeline.steps.stores import open_arrays, retired_of
 from pipeline.steps.tasks import derive, model_at, new_model, task_of, use_threads
@@ -50,13 +53,20 @@ def run(job: Job) -> None:
     positions = np.setdiff1d(np.arange(len(rows)), plan.retired)
     every = _known(job, task, rows, positions, models, factor)
     clean = _clean(job, task, validation, models, factor, parts)
-    if clean is not None and section.landmarks:
-        every, clean = _with_inputs(
-            job, rows, positions, validation, [row for kept in parts for row in kept], every, clean
-        )
     finite = every.finite()
-    seed = derive(job.config.seed, "landmarks")
-    found = judged(every if finite.all() else every.at(finite), clean, section.landmarks, seed)
+    if not finite.any():
+        raise DataError(
+            f"expected finite predictions of the train rows, got none in {len(rows)}; "
+            "look for NaN in these rows and in the weights"
+        )
+    known, kept = every if finite.all() else every.at(finite), positions[finite]
+    if clean is not None:
+        known, clean = _with_inputs(rows, kept, validation, [row for part in parts for row in part], known, clean)
+        if not alike(known.given, clean.labels, len(plan.classes)):
+            job.say(
+                "classes have other shares among validation rows than among given labels: all confusions count alike"
+            )
+    found = judged(known, clean, _landmarks(job, kept))
     job.say(f"share of labels that are likely wrong: {_share(found):.3f}")
     job.say(f"sources, with exponent and honesty: {_described(found)}")
     identity = {
@@ -64,9 +74,10 @@ def run(job: Job) -> None:
         "content": plan.splits["train"].content,
         "retired": retired_of(plan, "train"),
         "posterior": section.plain(),
+        "seed": job.config.seed,
     }
     with job.writing(job.layout.posterior, "posterior", identity) as (path, record):
-        write_arrays(path, _whole(found, positions[finite], len(rows)))
+        write_arrays(path, _whole(found, kept, len(rows)))
         record.update(likely_wrong=_share(found), exponents=found.exponents, honesty=found.honesty)
 
 
@@ -78,7 +89,7 @@ def _share(found: Posterior) -> float:
 def _described(found: Posterior) -> str:
     """Exponent and honesty of each source; no exponent: it is not believed."""
     if not found.honesty:
-        return "folds alone, as no clean row was held out"
+        return "folds alone, as no clean row was held out, or what models say of some is not finite"
     return ", ".join(
         f"{name} {found.exponents.get(name, 0):.2f} ({honesty:.2f})" for name, honesty in found.honesty.items()
     )
@@ -131,29 +142,21 @@ def _unit(features: Array | None) -> Array | None:
 
 
 def _with_inputs(
-    job: Job, rows: RowSet, positions: Array, validation: RowSet, order: list[int], every: Rows, clean: Clean
+    rows: RowSet, positions: Array, validation: RowSet, order: list[int], known: Rows, clean: Clean
 ) -> tuple[Rows, Clean]:
-    """The same with inputs, where these are points that fit."""
-    width = _width(rows, int(positions[0]))
-    if width is None:
-        return every, clean
-    features = 0 if every.features is None else every.features.nbytes
-    if features + 16 * (len(positions) + len(order)) * width > job.config.compute.memory_mb * MB:
-        job.say("inputs are too large for compute.memory_mb: other rows are asked by the model's features alone")
-        return every, clean
-    inputs, of_clean = vectors(rows, positions), vectors(validation, order)
-    if inputs is None or of_clean is None or inputs.shape[1] != of_clean.shape[1] or not np.isfinite(of_clean).all():
-        return every, clean
-    return replace(every, inputs=inputs.astype(np.float32)), replace(clean, inputs=of_clean.astype(np.float32))
+    """The same with inputs, where these are points."""
+    inputs, of_clean = Points(rows, positions), Points(validation, np.array(order))
+    if inputs.width is None or inputs.width != of_clean.width or inputs.width > WIDEST:
+        return known, clean
+    return replace(known, inputs=inputs), replace(clean, inputs=of_clean)
 
 
-def _width(rows: RowSet, position: int) -> int | None:
-    """Numbers of a row's input; None: it is none of real numbers, or has too many."""
-    first = rows.row(position)
-    value = first[0] if isinstance(first, (tuple, list)) else None
-    if not isinstance(value, Tensor) or not value.is_floating_point() or value.numel() > WIDEST:
-        return None
-    return value.numel()
+def _landmarks(job: Job, kept: Array) -> Array:
+    """Positions among the judged rows, chosen by content, so that other rows that come or go leave them."""
+    _, hashes = open_arrays(job.layout.hashes, "rows")
+    content = hashes.read("train")[kept]
+    seed = derive(job.config.seed, "landmarks")
+    return np.array(sample([bytes(row) for row in content], job.config.posterior.landmarks, seed), int)
 
 
 def _fold_models(job: Job, task: Task, rows: RowSet, count: int) -> list[nn.Module]:

@@ -24,4 +24,13 @@ def test_the_factor_stays_within_its_bounds() -> None:
 
 
 def test_the_loss_is_that_of_the_labels() -> None:
-    assert loss_of(np.array([[0.25, 0.75], [0.5, 0.5]]), np.array([0, 1])) == pytest.approx(np.log(8) / 2)
+    assert loss_of(np.log(np.array([[0.25, 0.75], [0.5, 0.5]])), np.array([0, 1])) == pytest.approx(np.log(8) / 2)
+
+
+def test_labels_that_are_next_to_impossible_pull_all_the_same() -> None:
+    draw = np.random.default_rng(11)
+    labels = draw.integers(0, 3, 200)
+    logits = draw.normal(size=(200, 3))
+    logits[np.arange(200), np.where(draw.random(200) < 0.3, (labels + 1) % 3, labels)] += 5
+    assert temperature(1500 * logits, labels) == pytest.approx(1 / 20, rel=1e-3)
+    assert loss_of(1500 * logits, labels) > 1000

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pipeline.core.calibration import softmax
-from pipeline.core.channel import fitted, posterior_of, symmetric
+from pipeline.core.channel import alike, fitted, posterior_of, symmetric
 
 CHANNEL = np.array([[0.9, 0.1, 0.0], [0.0, 0.5, 0.5], [0.05, 0.05, 0.9]])
 OFF = ~np.eye(3, dtype=bool)
@@ -82,3 +82,18 @@ def test_the_symmetric_channel() -> None:
     assert symmetric(0.7, 4).sum(1) == pytest.approx(np.ones(4))
     assert symmetric(0.7, 4)[0].tolist() == pytest.approx([0.7, 0.1, 0.1, 0.1])
     assert symmetric(0.7, 1).tolist() == [[0.7]]
+
+
+def test_without_clean_rows_and_with_other_shares_of_the_classes_confusions_are_alike() -> None:
+    model, _, given = made(2000, 13)
+    clean, labels, _ = made(300, 14)
+    mostly = np.flatnonzero((labels == 0) | (np.arange(300) % 10 == 0))
+    for rows in (np.arange(0), mostly):
+        found = fitted(model, given, clean[rows], labels[rows])
+        assert np.ptp(found[OFF]) < 1e-12 < np.ptp(found)
+    assert alike(given, labels, 3) and not alike(given, labels[mostly], 3)
+
+
+def test_few_clean_rows_of_many_classes_are_alike_by_chance() -> None:
+    draw = np.random.default_rng(15)
+    assert alike(draw.integers(0, 50, 5000), draw.integers(0, 50, 100), 50)

@@ -22,11 +22,22 @@ def test_no_source_forbids_a_label_alone() -> None:
     assert combined([sure, np.array([[1e-9, 1.0]])], np.array([0.5, 0.5]))[0, 1] > 0.01
 
 
-@pytest.mark.parametrize(("agreeing", "errors", "expected"), [(100, 20, 0.0), (79, 20, 1.0), (90, 19, 0.5)])
-def test_honesty_is_the_share_of_its_errors(agreeing: int, errors: int, expected: float) -> None:
-    given, labels = np.zeros(100, int), np.zeros(98, int)
-    train, clean = np.eye(2)[(np.arange(100) >= agreeing) * 1], np.eye(2)[(np.arange(98) < errors) * 1]
-    assert honesty(train, given, clean, labels) == pytest.approx(expected)
+def source(said: int, of: int) -> np.ndarray:
+    """Probabilities [of, 2] that say label 1 for so many rows, else 0."""
+    return np.eye(2)[(np.arange(of) < said) * 1]
+
+
+@pytest.mark.parametrize(("disagreeing", "errors", "expected"), [(0, 20, 0.0), (300, 300, 1.0), (100, 200, 0.56)])
+def test_honesty_is_the_share_of_its_errors(disagreeing: int, errors: int, expected: float) -> None:
+    zeros = np.zeros(1000, int)
+    assert honesty(source(disagreeing, 1000), zeros, source(errors, 1000), zeros) == pytest.approx(expected, abs=0.01)
+
+
+def test_few_clean_rows_accuse_no_source_that_is_nearly_always_right() -> None:
+    train, clean = np.zeros(2000, int), np.zeros(30, int)
+    assert honesty(source(20, 2000), train, source(0, 30), clean) == 1.0
+    assert honesty(source(0, 2000), train, source(0, 30), clean) == 0.0
+    assert honesty(source(20, 2000), train, source(9, 30), clean) < 0.1
 
 
 def drawn(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
