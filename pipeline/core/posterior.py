@@ -12,7 +12,8 @@ same for all rows of a class (`pipeline.core.channel`). Four sources say what a 
 
 M = Π s^w over the sources that are believed, with the exponents w that clean rows call for (`pipeline.core.trust`). A
 source is not believed if it repeats the given labels of the train rows: its honesty is below `HONEST`. What rows say
-among features is, even so, while what is believed of them is not the given labels. The answer is f(y | x, g)
+among features is, even so, while what is believed of them is not the given labels, and it stands for T wherever it is
+there: it knows what T knows, but for the row's own label. The answer is f(y | x, g)
 proportional to M(y | x) A'[y, g], with A' estimated again from M, and the score of a row is -ln f(g | x, g), in nats:
 unsigned, larger where the label is more likely wrong.
 
@@ -195,7 +196,10 @@ def _beliefs(rows: Rows, clean: Clean) -> Array:
 
 
 def _believed(sources: dict[str, Source]) -> dict[str, Source]:
-    """Those that do not repeat the given labels; the most honest one where all do."""
+    """Those that do not repeat the given labels; the most honest one where all do.
+
+    What `trained` knows the other rows say by its features, without the row's own label: then it is not asked itself.
+    """
     told = sources[FOLDS].honesty >= HONEST
     found = {
         name: source for name, source in sources.items() if source.honesty >= HONEST or (told and name == FEATURES)
