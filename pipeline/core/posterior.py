@@ -202,7 +202,9 @@ def _believed(sources: dict[str, Source]) -> dict[str, Source]:
     """
     told = sources[FOLDS].honesty >= HONEST
     found = {
-        name: source for name, source in sources.items() if source.honesty >= HONEST or (told and name == FEATURES)
+        name: source
+        for name, source in sources.items()
+        if (source.honesty >= HONEST or (told and name == FEATURES)) and not (name == TRAINED and FEATURES in sources)
     }
     best = max(sources, key=lambda name: sources[name].honesty)
     return found or {best: sources[best]}

@@ -99,6 +99,16 @@ def test_an_honest_model_that_knows_more_than_the_folds_is_believed() -> None:
     assert found.exponents[TRAINED] > 0.6 > found.exponents[FOLDS]
 
 
+def test_what_the_model_knows_is_said_by_its_features_without_the_rows_own_label() -> None:
+    here, truth, given = points(600, 39)
+    there, labels, _ = points(300, 40)
+    said, of_clean = weak(truth, 41), weak(labels, 42)
+    rows, clean = Rows(said, np.log(said), given, here), Clean(of_clean, np.log(of_clean), labels, there)
+    found = judged(rows, clean, np.arange(200))
+    assert found.honesty[TRAINED] == 1 and set(found.exponents) == {FOLDS, FEATURES}
+    assert set(judged(replace(rows, features=None), clean, np.arange(200)).exponents) == {FOLDS, TRAINED}
+
+
 def test_folds_that_repeat_every_label_leave_it_to_the_inputs() -> None:
     here, truth, given = points(600, 20)
     there, labels, _ = points(300, 21)
