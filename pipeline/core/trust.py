@@ -30,7 +30,7 @@ import numpy as np
 Array = np.ndarray[Any, Any]
 
 TINY = 1e-200
-"""Below what float64 probabilities come to; a floor that keeps logarithms finite and no two scores equal."""
+"""Below what float64 probabilities come to; a floor that keeps logarithms finite."""
 FLOOR = 1e-12
 """Least probability of a source among several: none of them can say alone that a label is impossible."""
 HONEST = 0.5

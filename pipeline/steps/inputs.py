@@ -31,7 +31,7 @@ class Points:
         for place, position in enumerate(chosen):
             value = _input(self._rows, int(position))
             if value is not None and value.numel() == self.width:
-                found[place] = value.detach().float().flatten().numpy()
+                found[place] = value.detach().float().flatten().cpu().numpy()
         return found
 
     @cached_property

@@ -16,7 +16,7 @@ from torch import nn
 from pipeline.core.calibration import softmax
 from pipeline.core.channel import alike
 from pipeline.core.device import chosen
-from pipeline.core.posterior import Clean, Posterior, Rows, averaged, judged
+from pipeline.core.posterior import INPUTS, Clean, Posterior, Rows, averaged, judged
 from pipeline.errors import DataError
 from pipeline.shards import sample
 from pipeline.steps.codes import FINITE, NOT_FINITE
@@ -69,6 +69,8 @@ def run(job: Job) -> None:
     found = judged(known, clean, _landmarks(job, kept))
     job.say(f"share of labels that are likely wrong: {_share(found):.3f}")
     job.say(f"sources, with exponent and honesty: {_described(found)}")
+    if section.landmarks and known.inputs is not None and INPUTS not in found.honesty:
+        job.say("inputs are not all finite, or all alike: other rows are not asked by them")
     identity = {
         "checkpoints": [read_manifest(job.layout.checkpoint(name)).digest for name in ("trained", "folds")],
         "content": plan.splits["train"].content,
