@@ -38,7 +38,10 @@ SHARE = 0.1
 """Of one of the three matrix products of a forward and backward pass: the second step then costs 3 % of them."""
 LEAST_PRODUCTS = 2**16
 """Multiplications a row that either step may cost with any model: about .3 ms for 128 rows on one core."""
-MOST_GROUPS = 32
+LEAST_WITH_POSITIONS = 2**21
+"""The same for the second step where gradients are sums over positions: about 4 ms. Small layers at many positions take
+longer than their multiplications tell, and a ResNet of .1 ms a row keeps .90 for .84 of recall at 1 KiB."""
+FEW_GROUPS, MOST_GROUPS = 8, 32
 SHARERS = 3072
 """K1 of the default K in groups. Shares of so many keep recall as it was; of 8,704 a ResNet lost .09 at 4 KiB."""
 NONE = torch.zeros(0, dtype=torch.int64)
@@ -71,7 +74,7 @@ class EigenbasisFitter(StagedFitter):
 
     def _after(self, stage: Stage) -> Stage | Projection:
         if isinstance(stage, Moments):
-            self._selected, groups = second_step(self._dimension, self._selected, stage.products())
+            self._selected, groups = second_step(self._dimension, self._selected, stage.products(), stage.positions)
             self._groups = self._groups or groups
             return _Energies(
                 {name: Part(*bases, NONE, NONE) for name, bases in stage.bases().items()}, stage.products()
@@ -175,23 +178,30 @@ def dear(places: tuple[Tensor, Tensor], costs: Sequence[float], sizes: Sequence[
     return [torch.nonzero(cost > allowed * torch.bincount(own, minlength=size)).flatten() for own, cost, size in sides]
 
 
-def second_step(dimension: int, selected: int | None, products: float) -> tuple[int, int]:
+def second_step(dimension: int, selected: int | None, products: float, positions: bool = False) -> tuple[int, int]:
     """K1 and the number of groups G, a power of two; K1 = K where there is no second step.
 
     The fewest groups for which K1 K / G multiplications are allowed. Where K1 is not given: many coordinates in one
-    group if that is allowed, else fewer in groups, else none.
+    group if their share of a pass is allowed, or in a few groups if the least that any model may cost is; else fewer
+    coordinates in groups, else none.
 
     Args:
         dimension: K.
         selected: K1, if it is given.
         products: T O I of all layers, what a row costs in one of the matrix products of a pass through the model.
+        positions: whether there are layers with T > 1.
     """
-    share, allowed = SHARE * products, max(SHARE * products, LEAST_PRODUCTS)
+    share, least = SHARE * products, LEAST_WITH_POSITIONS if positions else LEAST_PRODUCTS
+    allowed = max(share, least)
     if selected is not None:
         return selected, min(_groups(selected, dimension, allowed), MOST_GROUPS)
-    rich, plain = (min(max(int(times * dimension), least), MOST_SELECTED) for times, least in (RICH, PLAIN))
-    if rich * dimension <= share:
-        return rich, 1
+    rich, plain = (min(max(int(times * dimension), lowest), MOST_SELECTED) for times, lowest in (RICH, PLAIN))
+    if rich > dimension:
+        if rich * dimension <= share:
+            return rich, 1
+        groups = _groups(rich, dimension, LEAST_WITH_POSITIONS)
+        if positions and share < LEAST_WITH_POSITIONS and groups <= FEW_GROUPS:
+            return rich, groups
     groups = _groups(plain, dimension, allowed)
     return (plain, groups) if plain > dimension and groups <= MOST_GROUPS else (dimension, 1)
 

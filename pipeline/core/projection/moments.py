@@ -76,6 +76,11 @@ class Moments(Stage):
         """Multiplications a row in one of the three matrix products of a pass through the layers, T O I summed."""
         return self._products / max(1, self._rows)
 
+    @property
+    def positions(self) -> bool:
+        """Whether any gradient is a sum over positions."""
+        return bool(self._with_positions)
+
     def bases(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Parameter -> leading eigenvectors of its sides, [O, r_o] and [I, r_i], largest eigenvalue first."""
         found = {}

@@ -265,9 +265,17 @@ def test_an_empty_sketch_has_a_basis() -> None:
 
 def test_how_many_coordinates_are_selected_where_none_are_given() -> None:
     dear = [second_step(dimension, None, 1e12) for dimension in (1, 1024, 1025, 2048, 4096, 8192, 9000)]
-    assert dear == [(4096, 1), (4096, 1), (4100, 1), (8192, 1), (8192, 1), (8192, 1), (8192, 1)]
+    assert dear == [(4096, 1), (4096, 1), (4100, 1), (8192, 1), (8192, 1), (8192, 1), (9000, 1)]
     cheap = [second_step(dimension, None, 0) for dimension in (1, 64, 232, 1024, 1183, 2048, 4096)]
     assert cheap == [(1024, 1), (1024, 1), (1024, 4), (1536, 32), (1183, 1), (2048, 1), (4096, 1)]
+
+
+def test_small_models_with_positions_select_many_in_a_few_groups_and_larger_ones_what_their_share_allows() -> None:
+    small = [second_step(dimension, None, 0, positions=True) for dimension in (64, 512, 1024, 2048, 4096, 8704)]
+    assert small == [(4096, 1), (4096, 1), (4096, 2), (8192, 8), (6144, 16), (8704, 1)]
+    # A tenth of 96 million products, a CNN on 32 x 32 pixels: half of what one group of 8,192 would cost.
+    assert second_step(2048, None, 96e6, positions=True) == second_step(2048, None, 96e6) == (3072, 1)
+    assert second_step(2048, None, 168e6, positions=True) == (8192, 1)
 
 
 def test_as_few_groups_as_the_model_or_half_a_millisecond_allow() -> None:
@@ -282,7 +290,7 @@ def test_groups_follow_the_products_of_the_layers(selected: int | None, monkeypa
     monkeypatch.setattr(eigenfit, "RICH", (1, 40))
     monkeypatch.setattr(eigenfit, "PLAIN", (1, 40))
     monkeypatch.setattr(eigenfit, "MOST_SELECTED", 40)
-    monkeypatch.setattr(eigenfit, "LEAST_PRODUCTS", 1)
+    monkeypatch.setattr(eigenfit, "LEAST_WITH_POSITIONS", 1)
     work_a_row = 1 * 7 * 6 + 3 * 5 * 12  # T O I of what comes as factors
     for share, sizes in ((15 * 40 / work_a_row, [40]), (15 * 40 / (work_a_row + 1), [20, 20]), (0.5, [5] * 8)):
         monkeypatch.setattr(eigenfit, "SHARE", share)
