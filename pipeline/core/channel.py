@@ -10,10 +10,12 @@ Clean rows are taken for rows as the train rows are, the classes in the same sha
 (`alike`), A is symmetric. Whatever the model gets wrong on clean rows, it gets wrong on train rows alike, and K holds
 it. A is fitted to n by EM. Three things keep it from saying more than is known: K counts C rows a cell of what the
 model itself expects; n counts as M N / (M + N) rows, as K is no surer than its clean rows; and each row of A counts k
-rows of the symmetric channel of the same accuracy, in which all confusions are alike. For k = 3 to 3000, t(k) is the
-loss of n, in nats, under K of one part of the clean rows and A of the others, a mean over five parts; A is the
-geometric mean of the fits, weighted by exp(-t). So where people err as they please the channel stays near the symmetric
-one, and where one class is taken for another it says so.
+rows of the even channel of the same accuracy, in which as many rows of one class are called by the name of any other as
+of that one by its name: A[y, g] is in inverse proportion to the share of class y, and a rare class is the noisier. For
+k = 3 to 3000, t(k) is the loss of n, in nats, under K of one part of the clean rows and A of the others, a mean over
+five parts; A is the geometric mean of the fits, weighted by exp(-t / 4): people and models err on the same rows, so
+that rows of n say less than as many independent ones. So where people err as they please the channel stays near the
+even one, and where one class is taken for another it says so.
 
 No true train label enters. Letters: C classes. Sources: channels and EM as in Dawid and Skene 1979; channels by clean
 rows, Hendrycks et al., NeurIPS 2018 (gold loss correction), who take the mean of what the model says for K A.
@@ -33,6 +35,10 @@ WEIGHTS = (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)
 """k, in rows of each true class."""
 ROUNDS = 100
 """Of EM at most."""
+ROWS_ALIKE = 4.0
+"""So many rows of n say as much as one that is independent of the others."""
+GIVEN_ROWS = 30.0
+"""Given labels that the shares of the classes count beside the clean ones, rows."""
 PARTS = 5
 """Of the clean rows."""
 FIRST_ACCURACY = 0.6
@@ -63,6 +69,25 @@ def symmetric(accuracy: float, classes: int) -> Array:
     return found
 
 
+def even(accuracy: float, shares: Array) -> Array:
+    """The channel of this accuracy over all rows with as many wrong labels for every pair of classes, [C, C].
+
+    No class is told worse than by chance. Where shares are equal it is the symmetric channel.
+
+    Args:
+        accuracy: share of rows whose label is right.
+        shares: of the true classes, [C]; a class of share zero takes no part.
+    """
+    there = shares > 0
+    count = int(there.sum())
+    found = np.eye(len(shares))
+    if count > 1:
+        wrong = np.minimum((1 - accuracy) / (count * shares[there]), 1 - 1 / count)  # of each class
+        found[np.ix_(there, there)] = (wrong / (count - 1))[:, None]
+        found[there, there] = 1 - wrong
+    return found
+
+
 def fitted(model: Array, given: Array, clean: Array, labels: Array) -> Array:
     """A, [C, C], rows sum to 1.
 
@@ -76,11 +101,12 @@ def fitted(model: Array, given: Array, clean: Array, labels: Array) -> Array:
         return symmetric(float(model[np.arange(len(given)), given].mean()), model.shape[1])
     expected = normalised(model.T @ model + TINY)
     counts = _by_label(model, given) * len(labels) / (len(labels) + len(given))
-    losses = np.mean([_losses(counts, expected, *halves) for halves in _parts(clean, labels)], axis=0)
-    shares = normalised(np.exp(losses.min() - losses))
+    shares = _shares(given, labels, model.shape[1])
+    losses = np.mean([_losses(counts, expected, shares, *halves) for halves in _parts(clean, labels)], axis=0)
+    weights = normalised(np.exp((losses.min() - losses) / ROWS_ALIKE))
     cells = _cells(clean, labels, expected)
-    fits = np.log([_fit(cells, counts, weight) for weight in WEIGHTS])
-    return normalised(np.exp(np.tensordot(shares, fits, 1)))
+    fits = np.log([_fit(cells, counts, shares, weight) for weight in WEIGHTS])
+    return normalised(np.exp(np.tensordot(weights, fits, 1)))
 
 
 def alike(given: Array, labels: Array, classes: int) -> bool:
@@ -101,9 +127,17 @@ def _parts(clean: Array, labels: Array) -> list[tuple[Array, Array, Array, Array
     return [(clean[~rows], labels[~rows], clean[rows], labels[rows]) for rows in held]
 
 
-def _losses(counts: Array, expected: Array, clean: Array, labels: Array, other: Array, truth: Array) -> Array:
+def _shares(given: Array, labels: Array, classes: int) -> Array:
+    """Of the true classes, [C]: of clean rows, and of some given labels while these are few."""
+    clean, train = (np.bincount(each, minlength=classes) for each in (labels, given))
+    return normalised(clean + GIVEN_ROWS * train / len(given))
+
+
+def _losses(
+    counts: Array, expected: Array, shares: Array, clean: Array, labels: Array, other: Array, truth: Array
+) -> Array:
     """-Σ n ln(K A) with A fitted on some clean rows and K of others, for each k, [len(WEIGHTS)]."""
-    fits = [_fit(_cells(clean, labels, expected), counts, weight) for weight in WEIGHTS]
+    fits = [_fit(_cells(clean, labels, expected), counts, shares, weight) for weight in WEIGHTS]
     cells = _cells(other, truth, expected)
     return np.array([-(counts * np.log(cells @ fit + TINY)).sum() for fit in fits])
 
@@ -113,13 +147,12 @@ def _cells(clean: Array, labels: Array, expected: Array) -> Array:
     return normalised(_by_label(clean, labels) + len(expected) * expected)
 
 
-def _fit(cells: Array, counts: Array, weight: float) -> Array:
-    """A by EM: the greatest Σ n ln(K A) with `weight` rows of the symmetric channel a class."""
-    classes = len(cells)
-    found = symmetric(FIRST_ACCURACY, classes)
+def _fit(cells: Array, counts: Array, shares: Array, weight: float) -> Array:
+    """A by EM: the greatest Σ n ln(K A) with `weight` rows of the even channel a class."""
+    found = normalised(even(FIRST_ACCURACY, shares) + FLOOR)
     for _ in range(ROUNDS):
         joint = found * (cells.T @ (counts / (cells @ found + TINY)))  # rows by true and given label
-        prior = symmetric(np.trace(joint) / joint.sum(), classes)
+        prior = even(np.trace(joint) / joint.sum(), shares)
         before, found = found, normalised(joint + weight * prior + FLOOR)
         if np.abs(found - before).max() < STILL:
             break
