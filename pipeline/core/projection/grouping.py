@@ -12,7 +12,7 @@ that is not finite, counts for nothing. Energies and correlations are uncentred:
    continued by the coordinates of most energy, made orthogonal to them.
 
 One group is the PCA of all coordinates. Letters: n rows, K1 coordinates, K compressed size, G groups, c coordinates of
-a group. Correlations take K1^2 float32: 64 MiB for 4096.
+a group. Correlations take K1^2 float32: 64 MiB for 4096, 256 for 8192.
 """
 
 from __future__ import annotations
