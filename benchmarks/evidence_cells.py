@@ -123,7 +123,7 @@ CHOSEN_ON = {
     )
     for heart in (True, False)
 }
-"""Data, kind of noise and regime that `wrong` was chosen on, by one seed (some of Fashion-MNIST made harder)."""
+"""Data, kind of noise and regime that `wrong` was chosen on, by one seed or two (some of Fashion-MNIST made harder)."""
 
 HARDEST = ("MiniLM", "one rater", 0.0, False)
 """Where plain loss is strongest: part of `--small`, too."""

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipeline.core import channel as module
 from pipeline.core.calibration import softmax
 from pipeline.core.channel import alike, even, fitted, posterior_of, symmetric
 
@@ -61,6 +62,16 @@ def test_few_clean_rows_leave_confusions_alike() -> None:
         clean, labels, _ = made(count, 7, sharpness=2.0)
         spread.append(np.ptp(np.log(fitted(model, given, clean, labels)[OFF])))
     assert spread[0] < 0.5 < 0.8 < spread[1]
+
+
+def test_rows_alike_say_less_than_independent_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, _, given = made(2000, 6)
+    clean, labels, _ = made(200, 7)
+    spread = [np.ptp(np.log(fitted(model, given, clean, labels)[OFF]))]
+    for rows in (1, 16):
+        monkeypatch.setattr(module, "ROWS_ALIKE", rows)
+        spread.append(np.ptp(np.log(fitted(model, given, clean, labels)[OFF])))
+    assert 1.02 * spread[2] < spread[0] < 0.98 * spread[1]
 
 
 def test_the_order_of_train_rows_does_not_matter() -> None:

@@ -39,8 +39,8 @@ SHARE = 0.1
 LEAST_PRODUCTS = 2**16
 """Multiplications a row that either step may cost with any model: about .3 ms for 128 rows on one core."""
 LEAST_WITH_POSITIONS = 2**21
-"""The same for the second step where gradients are sums over positions: about 4 ms. Small layers at many positions take
-longer than their multiplications tell, and a ResNet of .1 ms a row keeps .90 for .84 of recall at 1 KiB."""
+"""The same for the second step where gradients are sums over positions: about 10 ms. Small layers at many positions
+take longer than their multiplications tell, and a ResNet of .1 ms a row keeps .90 for .84 of recall at 1 KiB."""
 FEW_GROUPS, MOST_GROUPS = 8, 32
 SHARERS = 3072
 """K1 of the default K in groups. Shares of so many keep recall as it was; of 8,704 a ResNet lost .09 at 4 KiB."""
