@@ -27,10 +27,11 @@ ALL = {
     "evidence": "the same on letters, clothes, sentences and CIFAR-N, in both regimes (--small or --full, a night)",
     "clothes": "the same on clothes in the paper's sizes, second order against first over five seeds (an hour)",
     "sentences": "the same on sentences that people labelled wrongly, all cells on MiniLM, five seeds (hours)",
+    "transformer": "the same on sentences with a small transformer, 1,000 rows, three seeds (an hour and a half)",
 }
 SIZED = ("evidence", "lds", "cleansing", "memorisation", "text", "fine", "gan", "diffusion")
 """Those with a small setting and a full one."""
-KEPT = ("evidence", "clothes", "sentences", "gan", "text")
+KEPT = ("evidence", "clothes", "sentences", "transformer", "gan", "text")
 """Those that keep what they ran."""
 
 

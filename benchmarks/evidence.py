@@ -19,14 +19,14 @@ import statistics
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 
-from benchmarks.evidence_cells import CELLS, CLOTHES, ENCODED, SENTENCES, SOURCES, Cell
+from benchmarks.evidence_cells import CELLS, CLOTHES, ENCODED, SENTENCES, SOURCES, TRANSFORMER, Cell
 from benchmarks.evidence_run import PLAIN
 from benchmarks.evidence_sentences import encode
 from benchmarks.evidence_tables import MEASURES, Figures, at_plain, rows_of
@@ -55,6 +55,9 @@ IN_CODES = tuple(
     if not {"solved", "ensemble"} & set(METHODS[name].reads) and METHODS[name].at != ("seeds",)
 )
 """Those that need neither whole gradients nor further models."""
+LONG = ("classical_cg", "classical_lissa", "trak", "gex")
+"""Those that pass over all rows, or train, again and again: half of a small transformer's time."""
+SOON = tuple(name for name in ESTIMATORS if name not in LONG)
 
 
 @dataclass(frozen=True)
@@ -85,11 +88,12 @@ SETTINGS = {
     "full": Setting(tuple(CELLS), False, 5, 4, 10, ESTIMATORS, "evidence --full"),
     "clothes": Setting(CLOTHES, False, 5, 0, 0, IN_CODES, "clothes"),
     "sentences": Setting(SENTENCES, False, 5, 0, 0, IN_CODES, "sentences"),
+    "transformer": Setting(TRANSFORMER, True, 3, 0, 0, SOON, "transformer"),
 }
 THIRDS = 3
 """Checkpoints of TracIn, equally far apart along the training."""
 ONE_SPLIT = {"folds": 1, "watch": False}
-"""How the strength is chosen for the small transformer in the small setting: on three splits it takes 15 minutes."""
+"""How the strength is chosen for the small transformer at the small size: on three splits it takes 15 minutes."""
 BY_HEART = math.log(2)
 """A wrong label with less loss than this at `trained` has the model's word for it: probability above 1/2."""
 
@@ -119,14 +123,15 @@ class Run:
             options = {name: options[name] for name in HEAD} | {"path": str(self._features())}
             task = str(HERE / ENCODED)
         slow = self._how.small and options.get("encoder") == "scratch"
+        how = replace(self._how, further=0, members=0, estimators=SOON) if slow else self._how
         return {
             **({"flatten": ONE_SPLIT} if slow else {}),
             "seed": self.seed,
             "task": {"class": task, "options": options},
-            "checkpoints": {"epochs": _thirds(options["epochs"]), "seeds": self._how.further},
-            "ensemble": {"members": self._how.members},
-            "scores": {"estimators": list(self._how.estimators)},
-            "evaluate": {"relabel": [name for name in RELABELLING if name in self._how.estimators]},
+            "checkpoints": {"epochs": _thirds(options["epochs"]), "seeds": how.further},
+            "ensemble": {"members": how.members},
+            "scores": {"estimators": list(how.estimators)},
+            "evaluate": {"relabel": [name for name in RELABELLING if name in how.estimators]},
         }
 
     @property
