@@ -4,8 +4,9 @@ A cell (`benchmarks.evidence_cells`) is run with the defaults of `lowland run` a
 process (`benchmarks.evidence_run`) and a directory of its own under `runs/evidence/`, which is kept: an interrupted
 benchmark goes on where it stopped, and one that is asked again runs nothing. `--small` is meant to take half an hour on
 two cores, `--full` a night; `--table` runs nothing and prints what has been run. A figure is printed if its cell was
-run by the present options, and not otherwise; cells that were not run, and cells whose data are not there, are named. A
-run that fails stops all. Noise is human or planted, and is called so.
+run by the present options, and not otherwise; named are cells that were not run and cells whose data are not there, and
+how many runs were made by other code than the present one. A run that fails stops all. Noise is human or planted, and
+is called so.
 
 EVIDENCE_CELLS="Fashion-MNIST, planted uniform" in the environment runs the cells whose names hold these words alone.
 Paths of data: LOWLAND_VADER, LOWLAND_FASHION, LOWLAND_LETTERS, LOWLAND_CIFAR.
@@ -27,7 +28,7 @@ import numpy as np
 import yaml
 
 from benchmarks.evidence_cells import CELLS, CLOTHES, ENCODED, SENTENCES, SOURCES, TRANSFORMER, Cell
-from benchmarks.evidence_run import PLAIN
+from benchmarks.evidence_run import CODE, PLAIN, code
 from benchmarks.evidence_sentences import encode
 from benchmarks.evidence_tables import MEASURES, Figures, at_plain, rows_of
 from benchmarks.stages import FINISHED, RUNS
@@ -166,7 +167,17 @@ class Run:
         ran = read_yaml(finished)
         same = ran["seed"] == wanted["seed"] and ran["task"]["options"] == wanted["task"]["options"]
         same = same and ran["ensemble"]["members"] == wanted["ensemble"]["members"]
+        same = same and ran.get("flatten") == wanted.get("flatten")
         return bool(same and all(ran[part] == wanted[part] for part in ("checkpoints", "scores", "evaluate")))
+
+    def code(self) -> str | None:
+        """Digest of the code that made it; None: made before that was written down."""
+        found: str | None = read_yaml(self.directory / FINISHED).get(CODE)
+        return found
+
+    def present(self) -> bool:
+        """Whether the present code made it."""
+        return self.code() == code(self.config())
 
     def figures(self) -> Figures:
         """What its evaluation says, measure by measure; with what the run at the plain minimum adds."""
@@ -222,9 +233,12 @@ def tabulate(name: str, table_only: bool = False) -> None:
         by="table",
         setting=name,
         not_run=missing,
+        other_code=[f"{run.cell.name}, seed {run.seed}" for run in made if not run.present()],
         runs=[_raw(run) for run in made],
     )
     print("\n".join(f"not run: {each}" for each in missing))
+    if others := sum(not run.present() for run in made):
+        print(f"made by other code or defaults than the present ones: {others} of {len(made)} runs")
 
 
 def _rows(directory: Path, table: str) -> list[dict[str, Any]]:
@@ -256,4 +270,10 @@ def _raw(run: Run) -> dict[str, Any]:
         measure: {" @".join(method): value for method, value in values.items()}
         for measure, values in run.figures().items()
     }
-    return {"cell": run.cell.name, "seed": run.seed, "task": run.config()["task"]["class"].split("/")[-1], **measures}
+    return {
+        "cell": run.cell.name,
+        "seed": run.seed,
+        "code": run.code(),
+        "task": run.config()["task"]["class"].split("/")[-1],
+        **measures,
+    }

@@ -5,21 +5,27 @@ Beside it, under SLUG and `PLAIN`, stands the same from `flatten` on at a plain 
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from benchmarks.stages import FINISHED, Run, Stage, captured, further, scored
 from pipeline import config as settings
-from pipeline.config import Config
+from pipeline.config import STAGES, Config
 from pipeline.methods import METHODS
+from pipeline.provenance import digest_value
 from pipeline.shards import Plan
+from pipeline.steps.code import digest_of
+from pipeline.storage.artefact import write_whole
 
 SPLITS = ("train", "validation")
 PLAIN = "-vm"
 """Follows the name of a run that is not flattened."""
+CODE = "code"
+"""In the configuration of a finished run: by which code it was made."""
 AT_PLAIN = {"flatten": {"method": "plain"}, "scores": {"estimators": ["w"]}, "evaluate": {"relabel": []}}
 """Its configuration over that of the other."""
 
@@ -35,6 +41,12 @@ def stages(plan: Plan, config: Config) -> Iterator[Stage]:
     yield "evaluate", {}
 
 
+def code(values: dict[str, Any]) -> str:
+    """Digest of the code behind all stages and of the defaults, by which a run of this configuration is made now."""
+    config = settings.validate(settings.merge(settings.defaults(), values))
+    return digest_value([settings.defaults(), *(digest_of(stage, config) for stage in STAGES)])
+
+
 def plain(run: Run, slug: str, values: dict[str, Any]) -> None:
     """The same trained model at a plain minimum."""
     at_plain = run.beside(slug + PLAIN, settings.merge(values, AT_PLAIN))
@@ -48,7 +60,7 @@ def main() -> None:
     run = Run(name, slug, values)
     run.make(stages(run.plan, run.config))
     plain(run, slug, values)
-    shutil.copyfile(file, run.layout.run / FINISHED)
+    write_whole(run.layout.run / FINISHED, yaml.safe_dump({**values, CODE: code(values)}))
 
 
 if __name__ == "__main__":

@@ -58,10 +58,11 @@ def rows_of(cells: dict[Cell, list[Figures]], learnt: dict[Cell, float]) -> list
 def _margin(cell: Cell, runs: list[Figures], learnt: float) -> dict[str, Any]:
     """The default of `suspects` against the best other method of its cell, by mean AUC."""
     means = {method: statistics.mean(run["AUC"][method] for run in runs) for method in runs[0]["AUC"]}
-    ours = max(value for method, value in means.items() if method[0] == DEFAULT)
+    ours = means[_ours(runs[0])]
     (best, at), other = max(
         ((method, value) for method, value in means.items() if method[0] != DEFAULT), key=lambda pair: pair[1]
     )
+    paired = [run["AUC"][_ours(run)] - run["AUC"][best, at] for run in runs]
     return {
         "table": "`wrong`, the default of `suspects`, against the best other score of the cell (AUC)",
         "cell": cell.name,
@@ -72,7 +73,18 @@ def _margin(cell: Cell, runs: list[Figures], learnt: float) -> dict[str, Any]:
         "best other": other,
         "which": f"{best} @{at}",
         "difference": round(ours - other, 4),
+        "standard error": _standard_error(paired),
     }
+
+
+def _ours(run: Figures) -> Method:
+    """The default of `suspects` among the methods of a run."""
+    return next(method for method in run["AUC"] if method[0] == DEFAULT)
+
+
+def _standard_error(values: list[float]) -> float | None:
+    """Of the mean; None of a single value."""
+    return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
 
 
 def _measured(measure: str, methods: list[Method], cell: Cell, runs: list[Figures]) -> dict[str, Any]:
@@ -95,14 +107,13 @@ def _orders(cell: Cell, runs: list[Figures]) -> list[dict[str, Any]]:
         if one not in by_name[0] or other not in by_name[0]:
             continue
         values = [run[one] - run[other] for run in by_name]
-        error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
         rows.append(
             {
                 "table": "Second order against first: paired differences of AUC",
                 "cell": cell.name,
                 "difference": f"{one} - {other}",
                 "mean": statistics.mean(values),
-                "standard error": error,
+                "standard error": _standard_error(values),
                 "seeds": len(values),
             }
         )

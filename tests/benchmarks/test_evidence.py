@@ -14,7 +14,7 @@ import torch
 from benchmarks import evidence
 from benchmarks.evidence import Run
 from benchmarks.evidence_cells import CELLS, CHOSEN_ON, ENCODED, SMALL_PLANTED
-from benchmarks.evidence_run import PLAIN
+from benchmarks.evidence_run import CODE, PLAIN, code
 from benchmarks.evidence_sentences import SPLITS, Encoded, _features
 from benchmarks.evidence_tables import DEFAULT, MEASURES, at_plain, rows_of
 from benchmarks.stages import FINISHED
@@ -42,6 +42,7 @@ def test_rows_are_means_over_the_seeds_and_say_who_was_best() -> None:
     assert (first["wrong"], first["best other"]) == pytest.approx((0.85, 0.85))
     assert first["which"] == "loss @flat"
     assert first["seeds"] == 2 and first["role"] == CELL.role
+    assert first["standard error"] == pytest.approx(0.1)  # +.1 with one seed, -.1 with the other
     assert rows[1]["loss @flat"] == "0.850 ± 0.071"
     (paired,) = [row for row in rows if row["table"].startswith("Second order")]
     assert paired["mean"] == pytest.approx(0.3) and paired["standard error"] == pytest.approx(0.2)
@@ -74,9 +75,20 @@ def test_a_run_of_other_options_does_not_count(monkeypatch: pytest.MonkeyPatch, 
     plain = Layout(run.directory.with_name(run.directory.name + PLAIN)).evaluation("mislabel")
     plain.parent.mkdir(parents=True)
     plain.write_text("")
-    for seed, made in ((0, True), (1, False)):
-        (run.directory / FINISHED).write_text(f"{ {**config, 'seed': seed} }")
+    for other, made in (({}, True), ({"seed": 1}, False), ({"flatten": {"folds": 1}}, False)):
+        (run.directory / FINISHED).write_text(f"{ {**config, **other} }")
         assert run.made() == made
+
+
+def test_a_run_of_other_code_is_told_from_one_of_the_present_code(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(evidence, "ROOT", tmp_path)
+    run = Run(CELL, 0, "small")
+    run.directory.mkdir(parents=True)
+    for by, present in (({}, False), ({CODE: "earlier"}, False), ({CODE: code(run.config())}, True)):
+        (run.directory / FINISHED).write_text(f"{ {**run.config(), **by} }")
+        assert run.present() == present
 
 
 def test_at_a_plain_minimum_fvm_is_vm() -> None:
