@@ -26,6 +26,7 @@ HEADERS = {
     "stability": "agreement of the best rows under other dampings (overlap: share in common; chance: of random rows)",
     "lds-half": "predicting models on random subsets (LDS; low and high: bootstrapped interval of 95 %)",
     "lds-most": "the same on the subsets of memorisation",
+    "lds-single": "predicting models without one row (leave-one-out; low and high as above)",
     "retraining-removal": "accuracy on the query rows after retraining (gains paired by seed, with standard errors)",
     "retraining-cleansing": "the task's metric on the query rows after retraining (gains paired by seed, with errors)",
     "replay": "the joint training's last epochs replayed without a row, and without the worst tenth",
@@ -38,6 +39,7 @@ HEADERS = {
 WANTED = {
     "stability": ("stability",),
     "lds": ("lds-half",),
+    "leave_one_out": ("lds-single",),
     "retrain": ("retraining-removal",),
     "replay": ("replay",),
     "memorisation": ("memorised", "lds-most", "retraining-memorised"),
@@ -52,6 +54,9 @@ MADE_WITH = {"memorised": "memorisation", "relabel": "mislabel"}
 @RUN
 @click.option(
     "--lds", is_flag=True, help="Against models on random halves of the train rows: which scores predict them."
+)
+@click.option(
+    "--leave-one-out", is_flag=True, help="Against models without one row: mostly the randomness of training."
 )
 @click.option(
     "--retrain", is_flag=True, help="Retrain without the suspects, with mended labels, on the half that matters."
@@ -133,8 +138,8 @@ def _check(plan: Plan, tables: list[str], compared: bool) -> None:
     if not plan.truth and not plan.groups and not tables and not compared:
         raise DataError(
             "expected a task with true_labels or groups to evaluate against, got one without; give it the property "
-            "true_labels or the method groups(split), or ask for --lds, --retrain, --replay, --memorisation, "
-            "--stability or --against"
+            "true_labels or the method groups(split), or ask for --lds, --leave-one-out, --retrain, --replay, "
+            "--memorisation, --stability or --against"
         )
     tables = [table for table in tables if table not in WANTED["stability"]]
     if tables and not plan.trains:

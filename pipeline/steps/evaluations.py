@@ -20,7 +20,11 @@ Row = dict[str, Any]
 
 CURVES = 6
 """Scores whose curves are drawn: as many as there are colours."""
-SUBSETS = {"lds-half": "models on random halves of the train rows", "lds-most": "models on the subsets of memorisation"}
+SUBSETS = {
+    "lds-half": "models on random halves of the train rows",
+    "lds-most": "models on the subsets of memorisation",
+    "lds-single": "models without one row",
+}
 REMOVED = {
     "retraining-removal": "suspects",
     "retraining-cleansing": "suspects",

@@ -1,4 +1,4 @@
-"""Ground truth by retraining, through the command: `lowland evaluate --lds --retrain --memorisation`."""
+"""Ground truth by retraining, through the command: `lowland evaluate --lds --leave-one-out ...`."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from tests.workflow.steps import config_of
 
 pytestmark = pytest.mark.workflow
 
-RETRAIN = {"members": 6, "lds_subsets": 5, "lds_seeds": 2, "memorisation_models": 10, "seeds": 2, "rankings": ["s"]}
-ASKED = ("--lds", "--retrain", "--memorisation")
+RETRAIN = {"members": 6, "lds_subsets": 5, "lds_seeds": 2, "memorisation_models": 10, "seeds": 2, "rankings": ["s"],
+           "single_rows": 4, "single_seeds": 2}  # fmt: skip
+ASKED = ("--lds", "--leave-one-out", "--retrain", "--memorisation")
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,8 @@ def test_every_table_is_made_and_asked_again_costs_no_training(judged: Path) -> 
     ]
     before = {path: path.stat().st_mtime_ns for path in members}
     found = tables(judged)
-    assert {"mislabel", "relabel", "lds-half", "lds-most", "retraining-removal", "memorised"} < set(found)
+    wanted = {"mislabel", "relabel", "lds-half", "lds-most", "lds-single", "retraining-removal", "memorised"}
+    assert wanted < set(found)
     assert before and all(path.stat().st_mtime_ns == time for path, time in before.items())
     for table in ("mislabel", "relabel", "lds-half", "retraining-removal", "memorised"):
         assert (Layout(judged).results / "evaluation" / f"{table}.md").is_file()
@@ -54,6 +56,14 @@ def test_lds_has_every_score_of_pairs_a_ceiling_and_controls(judged: Path) -> No
     assert {("influence", "trained"), ("influence", "flat"), ("FVM, single point", "flat"), ("TracIn", "trained"),
             ("DMin (cosine)", "trained"), ("DMin (cosine)", "flat")} < methods  # fmt: skip
     assert sum(row["control"] for row in rows) >= 4
+
+
+def test_leave_one_out_is_judged_on_all_rows_and_all_but_one(judged: Path) -> None:
+    rows = [row for row in tables(judged)["lds-single"] if row["response"] == "margin"]
+    assert {(row["subsets"], row["models"]) for row in rows} == {(1 + 4, 2)}
+    assert any("ceiling" in row["method"] for row in rows) and any(row["method"] == "influence" for row in rows)
+    kept = list((Layout(judged).results / "retrain" / "single").rglob("row*.zarr"))
+    assert len(kept) == 4 * 2
 
 
 def test_the_oracle_removes_the_wrong_labels(judged: Path) -> None:
