@@ -1,7 +1,7 @@
 """Where a model runs, and in which precision its forward pass does.
 
 Codes and statistics never depend on it but for rounding: projections sum in float32 at least, norms in float64 (float32
-on MPS, which has no float64), and a proof of the engine is made in float64 wherever there is any.
+on MPS, which has no float64), and a proof of the engine is made in float64, on the CPU where the device has none.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.core.capture.engine import Loss
+from pipeline.core.factors import precise
 from pipeline.errors import ConfigError
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
@@ -33,6 +34,11 @@ def chosen(name: Device) -> torch.device:
             "without; choose auto or cpu"
         )
     return torch.device(name)
+
+
+def has_float64(device: torch.device) -> bool:
+    """Whether a device computes in float64, as `precise` has it."""
+    return precise(torch.empty(0, device=device)).dtype == torch.float64
 
 
 def settled(precision: Precision, device: torch.device) -> Literal["float32", "bfloat16"]:

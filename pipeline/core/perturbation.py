@@ -25,6 +25,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from pipeline.core.factors import precise
 from pipeline.errors import TaskError
 
 TINY = 1e-12  # added to the norm of a gradient, as in the public SAM code: a zero gradient gives a zero step
@@ -67,8 +68,8 @@ def moved(parameters: Sequence[Tensor], offsets: Sequence[Tensor]) -> Iterator[N
 
 
 def joint_norm(tensors: Sequence[Tensor]) -> float:
-    """The Euclidean norm of all tensors together, in float64."""
-    return math.sqrt(sum(float(t.detach().double().square().sum()) for t in tensors))
+    """The Euclidean norm of all tensors together, in float64 where their device has it."""
+    return math.sqrt(sum(float(precise(t.detach()).square().sum()) for t in tensors))
 
 
 def along_gradient(gradients: Sequence[Tensor], rho: float) -> list[Tensor]:
@@ -97,8 +98,8 @@ def filter_norms(parameter: Tensor) -> Tensor:
     """The norms of the rows of a parameter [O, ...], as [O, 1, ...]; of a vector or scalar its one norm, []."""
     value = parameter.detach()
     if value.dim() < 2:
-        return value.norm()
-    return value.flatten(1).norm(dim=1).reshape(-1, *[1] * (value.dim() - 1))
+        return torch.linalg.vector_norm(value)
+    return torch.linalg.vector_norm(value.flatten(1), dim=1).reshape(-1, *[1] * (value.dim() - 1))
 
 
 class Strategy(ABC):

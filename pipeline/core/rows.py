@@ -88,7 +88,7 @@ def row_losses(model: nn.Module, loss: Loss, rows: Rows, batch_rows: int) -> Ten
     with eval_mode(model), torch.no_grad():
         return torch.cat(
             [
-                losses_of(model, loss, batch, count, number).double().cpu()
+                losses_of(model, loss, batch, count, number).cpu().double()
                 for number, (batch, count) in enumerate(batches(rows, batch_rows))
             ]
         )

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pipeline.core.capture.engine import Loss
+from pipeline.core.factors import precise
 from pipeline.core.perturbation import along_gradient, filter_noise, moved, stream, trainable
 from pipeline.core.rows import Rows, batches, eval_mode, losses_of, mean_loss
 from pipeline.errors import ConfigError
@@ -174,8 +175,8 @@ def _largest_ritz(diagonal: list[float], off: list[float]) -> tuple[float, float
 
 
 def _gradient(model: nn.Module, loss: Loss, rows: Rows, parameters: Sequence[Tensor], batch_rows: int) -> list[Tensor]:
-    """The gradient of the mean loss of all rows, in float64, shaped like `parameters`."""
-    total = [torch.zeros_like(p, dtype=torch.float64) for p in parameters]
+    """The gradient of the mean loss of all rows, in float64 where the device has it, shaped like `parameters`."""
+    total = [precise(torch.zeros_like(p)) for p in parameters]
     for number, (batch, count) in enumerate(batches(rows, batch_rows)):
         with torch.enable_grad():
             value = losses_of(model, loss, batch, count, number).sum() / len(rows)
@@ -186,7 +187,7 @@ def _gradient(model: nn.Module, loss: Loss, rows: Rows, parameters: Sequence[Ten
 
 
 def _flat(tensors: Sequence[Tensor]) -> Tensor:
-    return torch.cat([t.detach().reshape(-1).double().cpu() for t in tensors])
+    return torch.cat([t.detach().reshape(-1).cpu().double() for t in tensors])
 
 
 @contextmanager

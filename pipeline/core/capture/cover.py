@@ -2,8 +2,9 @@
 
 The proof is a comparison with `torch.autograd.grad`, row by row, on a probe of a few rows. It is made on a stand-in: a
 copy of the model in float64, each parameter perturbed a little, so that saturated losses, dead units and layers that
-are zero at the start do not make a wrong gradient look right or a right one wrong. Where the model does not run in
-float64, the copy has the model's precision; where it cannot be copied or perturbed, the model stands for itself.
+are zero at the start do not make a wrong gradient look right or a right one wrong. It is where the model is, or on the
+CPU where the model's device has no float64. Where the model does not run in float64, or not on the CPU, the copy has
+the model's precision and device; where it cannot be copied or perturbed, the model stands for itself.
 
 A gradient [B, ...] of a parameter agrees when its Frobenius distance from the true one is within `TOLERANCE` of the
 latter's norm, or of the `FLOOR`-th part of the norm over all parameters, below which rounding decides.
@@ -27,7 +28,8 @@ from pipeline.core.capture.functional import FunctionalEngine
 from pipeline.core.capture.hooks import HookEngine
 from pipeline.core.capture.state import capturing, check_losses
 from pipeline.core.capture.uses import Layout, servable
-from pipeline.core.factors import Factor
+from pipeline.core.device import has_float64
+from pipeline.core.factors import Factor, precise
 from pipeline.core.sink import Sink
 from pipeline.errors import TaskError
 
@@ -169,8 +171,9 @@ class _Truth:
         """Whether a captured gradient [B, *shape] is right."""
         true = self.gradients[name]
         tolerance, floor = (TOLERANCE.get(true.dtype, COARSE), FLOOR.get(true.dtype, COARSE))
-        distance = float((gradient.double() - true.double()).norm())
-        return distance <= tolerance * max(float(true.double().norm()), floor * self.scale)
+        exact = precise(true)
+        distance, size = (float(torch.linalg.vector_norm(t)) for t in (precise(gradient) - exact, exact))
+        return distance <= tolerance * max(size, floor * self.scale)
 
 
 class _Judge:
@@ -198,9 +201,10 @@ def _check_names(model: nn.Module, names: Sequence[str]) -> None:
 
 def _truth(model: nn.Module, loss: Loss, names: Sequence[str], probe: Any) -> _Truth:
     """The true gradients, of the most telling stand-in on which the loss runs."""
-    for precision in (torch.float64, None):
+    for exact in (True, False):
         try:
-            truth = _measured(_stand_in(model, precision), loss, names, _in_precision(probe, precision))
+            batch = batches.convert(probe, _in_float64) if exact else probe
+            truth = _measured(_stand_in(model, exact), loss, names, batch)
         except TaskError:
             raise
         except Exception:
@@ -210,10 +214,11 @@ def _truth(model: nn.Module, loss: Loss, names: Sequence[str], probe: Any) -> _T
     return _measured(model, loss, names, probe)
 
 
-def _stand_in(model: nn.Module, precision: torch.dtype | None) -> nn.Module:
-    """A perturbed copy of the model, in another precision if given; the noise is the same each time."""
+def _stand_in(model: nn.Module, exact: bool) -> nn.Module:
+    """A perturbed copy of the model, in float64 if so asked; the noise is the same each time."""
     twin = copy.deepcopy(model)
-    twin = twin if precision is None else twin.to(precision)
+    if exact:
+        twin = (twin if has_float64(next(twin.parameters()).device) else twin.cpu()).double()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in twin.parameters():
@@ -224,10 +229,9 @@ def _stand_in(model: nn.Module, precision: torch.dtype | None) -> nn.Module:
     return twin
 
 
-def _in_precision(batch: Any, precision: torch.dtype | None) -> Any:
-    if precision is None:
-        return batch
-    return batches.convert(batch, lambda t: t.to(precision) if t.is_floating_point() else t)
+def _in_float64(values: Tensor) -> Tensor:
+    values = values if has_float64(values.device) else values.cpu()
+    return values.double() if values.is_floating_point() else values
 
 
 def _measured(model: nn.Module, loss: Loss, names: Sequence[str], batch: Any) -> _Truth:
@@ -250,7 +254,7 @@ def _measured(model: nn.Module, loss: Loss, names: Sequence[str], batch: Any) ->
         name: torch.stack([torch.zeros_like(parameters[name]) if row is None else row for row in rows]).detach()
         for name, rows in found.items()
     }
-    scale = sum(float(gradient.double().square().sum()) for gradient in gradients.values()) ** 0.5
+    scale = sum(float(precise(gradient).square().sum()) for gradient in gradients.values()) ** 0.5
     return _Truth(model, loss, batch, gradients, unused, scale)
 
 

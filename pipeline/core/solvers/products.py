@@ -62,7 +62,7 @@ class RowGradients:
         for losses in self._losses():
             part = weights[first : first + len(losses)].to(losses)
             gradients = torch.autograd.grad(losses @ part, self._parameters, materialize_grads=True)
-            total += torch.cat([g.detach().reshape(-1).double().cpu() for g in gradients])
+            total += torch.cat([g.detach().reshape(-1).cpu().double() for g in gradients])
             first += len(losses)
         return total
 
@@ -96,5 +96,5 @@ class RowGradients:
         for direction in directions:
             slope = torch.stack([(g * d).sum() for g, d in zip(gradients, direction, strict=True)]).sum()
             (dots,) = torch.autograd.grad(slope, weights, retain_graph=True)
-            found.append(dots.detach().double().cpu())
+            found.append(dots.detach().cpu().double())
         return torch.stack(found, 1)
