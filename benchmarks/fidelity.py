@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
@@ -42,6 +43,7 @@ from pipeline.core.influence import pairwise, unit
 from pipeline.core.mixed import AVERAGE_BITS
 from pipeline.core.preconditioner import Preconditioner
 from pipeline.core.projection import METHODS, Projection, Settings, fitter, turned
+from pipeline.core.sink import Several
 
 BYTES = (256, 1024, 4096)
 BESIDE = 16
@@ -142,16 +144,19 @@ def batches(rows: Batch) -> Iterator[Batch]:
     return zip(rows[0].split(BATCH), rows[1].split(BATCH), strict=True)
 
 
-def captured(case: Case, coverage: Coverage, projection: Projection) -> dict[str, Array]:
-    """Codes [n, K] of each split in the dtype of the model."""
+def captured(case: Case, coverage: Coverage, projections: Sequence[Projection]) -> list[dict[str, Array]]:
+    """Codes [n, K] of each split in the dtype of the model, under each projection; all from one pass over the rows."""
     dtype = next(case.model.parameters()).dtype
-    found = {}
+    kind = torch.empty(0, dtype=dtype).numpy().dtype
+    found: list[dict[str, Array]] = [{} for _ in projections]
     for split, rows in case.splits.items():
-        found[split] = np.empty((len(rows[1]), projection.dimension), torch.empty(0, dtype=dtype).numpy().dtype)
+        for codes, projection in zip(found, projections, strict=True):
+            codes[split] = np.empty((len(rows[1]), projection.dimension), kind)
         for start, batch in zip(range(0, len(rows[1]), BATCH), batches(rows), strict=True):
-            sketch = projection.sketch(len(batch[1]), dtype)
-            coverage.engine.capture(batch, sketch)
-            found[split][start : start + BATCH] = sketch.codes().numpy()
+            sketches = [projection.sketch(len(batch[1]), dtype) for projection in projections]
+            coverage.engine.capture(batch, Several(sketches))
+            for codes, sketch in zip(found, sketches, strict=True):
+                codes[split][start : start + BATCH] = sketch.codes().numpy()
     return found
 
 
@@ -180,7 +185,7 @@ def exact(case: Case) -> Answers:
     }
     double = replace(case, model=copy.deepcopy(case.model).double(), splits=splits)
     projection = fitter("identity", shapes_of(double.model), 1, 0).projection()
-    return answers(with_equal_products(captured(double, coverage_of(double), projection)))
+    return answers(with_equal_products(captured(double, coverage_of(double), [projection])[0]))
 
 
 def with_equal_products(rows: dict[str, Array]) -> dict[str, Array]:
@@ -195,23 +200,29 @@ def with_equal_products(rows: dict[str, Array]) -> dict[str, Array]:
     return dict(zip(rows, np.split(made, np.cumsum([len(part) for part in units])[:-1]), strict=True))
 
 
-def fitted(case: Case, coverage: Coverage, method: str, dimension: int, seed: int) -> Projection:
-    """The projection of a method, fitted on train and validation rows where it is one that is."""
+def fitted(case: Case, coverage: Coverage, method: str, dimensions: Sequence[int], seed: int) -> list[Projection]:
+    """The projections of a method, fitted together on train and validation rows where it is one that is."""
     kind, _, second = method.partition("+")
-    settings = {
+    works = [fitter(kind, shapes_of(case.model), each, seed, settings_of(second, each)) for each in dimensions]
+    inputs, labels = case.splits["train"]
+    own = inputs[:SAMPLE], labels[:SAMPLE]
+    while waiting := [work for work in works if not work.done]:
+        for batch in chain(batches(own), batches(case.splits["validation"])):
+            with ExitStack() as stack:
+                sinks = [stack.enter_context(work.batch(len(batch[1]))) for work in waiting]
+                coverage.engine.capture(batch, Several(sinks))
+        for work in waiting:
+            work.end_pass()
+    return [work.projection() for work in works]
+
+
+def settings_of(second: str, dimension: int) -> Settings:
+    """How a fitted projection is told about its second step."""
+    return {
         "": Settings(selected=dimension),
         "groups": Settings(),
         "PCA": Settings(selected=max(4096, min(4 * dimension, 8192)), groups=1),
     }[second]
-    work = fitter(kind, shapes_of(case.model), dimension, seed, settings)
-    inputs, labels = case.splits["train"]
-    own = inputs[:SAMPLE], labels[:SAMPLE]
-    while not work.done:
-        for batch in chain(batches(own), batches(case.splits["validation"])):
-            with work.batch(len(batch[1])) as sink:
-                coverage.engine.capture(batch, sink)
-        work.end_pass()
-    return work.projection()
 
 
 def budgets(dimension: int) -> list[tuple[int, str]]:
@@ -225,20 +236,22 @@ def budgets(dimension: int) -> list[tuple[int, str]]:
 
 
 def measured(
-    case: Case, coverage: Coverage, truth: Answers, method: str, dimension: int, seed: int
+    case: Case, coverage: Coverage, truth: Answers, method: str, dimensions: Sequence[int], seed: int
 ) -> Iterator[dict[str, Any]]:
     """One row an encoding and size."""
-    projection = fitted(case, coverage, method, dimension, seed)
-    codes = captured(unseen(case), coverage, projection)
-    axes = captured(unseen(case), coverage, turned(projection, codes["train"])[0])
-    for size_bytes, encoding in budgets(dimension):
-        rows = codes if encoding == "float32" else axes
-        codec = fit_codec(encoding, rows["train"])
-        found = answers({split: codec.round_trip(values) for split, values in rows.items()})
-        yield {
-            "model": case.name, "bytes": size_bytes, "projection": method, "dtype": encoding,
-            "K": projection.dimension, **compared(found, truth),
-        }  # fmt: skip
+    projections = fitted(case, coverage, method, dimensions, seed)
+    codes = captured(unseen(case), coverage, projections)
+    turns = [turned(each, own["train"])[0] for each, own in zip(projections, codes, strict=True)]
+    axes = captured(unseen(case), coverage, turns)
+    for dimension, projection, straight, own in zip(dimensions, projections, codes, axes, strict=True):
+        for size_bytes, encoding in budgets(dimension):
+            rows = straight if encoding == "float32" else own
+            codec = fit_codec(encoding, rows["train"])
+            found = answers({split: codec.round_trip(values) for split, values in rows.items()})
+            yield {
+                "model": case.name, "bytes": size_bytes, "projection": method, "dtype": encoding,
+                "K": projection.dimension, **compared(found, truth),
+            }  # fmt: skip
 
 
 def over_seeds(rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -271,10 +284,8 @@ def all_of(case: Case, methods: Sequence[str], seed: int) -> Iterator[dict[str, 
     """All rows of a model."""
     truth, coverage = exact(unseen(case)), coverage_of(case)
     for method in methods:
-        for dimension in DIMENSIONS:
-            if method == "eigenbasis+PCA" and dimension > LARGEST_PCA:
-                continue
-            yield from measured(case, coverage, truth, method, dimension, seed)
+        dimensions = [each for each in DIMENSIONS if method != "eigenbasis+PCA" or each <= LARGEST_PCA]
+        yield from measured(case, coverage, truth, method, dimensions, seed)
 
 
 if __name__ == "__main__":

@@ -126,7 +126,7 @@ def small(monkeypatch):
 
 def figures(case, truth, method, dimension):
     coverage = fidelity.coverage_of(case)
-    return {row["dtype"]: row for row in measured(case, coverage, truth, method, dimension, 0)}
+    return {row["dtype"]: row for row in measured(case, coverage, truth, method, [dimension], 0)}
 
 
 def test_nothing_is_lost_without_compression(case, small):
@@ -145,7 +145,9 @@ def test_more_numbers_keep_more(case, small, method):
 
 def test_the_second_step_is_made_where_the_method_says_so(case, small):
     coverage = fidelity.coverage_of(case)
-    made = [fidelity.fitted(case, coverage, method, 8, 0).selected for method in ("eigenbasis", "eigenbasis+groups")]
+    made = [
+        fidelity.fitted(case, coverage, method, [8], 0)[0].selected for method in ("eigenbasis", "eigenbasis+groups")
+    ]
     assert made == [8, 83]  # all coordinates that there are
 
 
@@ -154,7 +156,7 @@ def test_fitting_sees_the_sample_only(case, small):
     inputs, labels = case.splits["train"]
     other = {**case.splits, "train": (torch.cat([inputs[:30], 9 * inputs[30:]]), labels), "query": (inputs, labels)}
     first, second = (
-        fidelity.fitted(one, coverage, "eigenbasis", 8, 0).state()
+        fidelity.fitted(one, coverage, "eigenbasis", [8], 0)[0].state()
         for one in (case, dataclasses.replace(case, splits=other))
     )
     assert all(np.array_equal(first[name], second[name]) for name in first)
@@ -164,7 +166,7 @@ def test_fitting_sees_the_validation_rows(case, small):
     coverage = fidelity.coverage_of(case)
     inputs, labels = case.splits["validation"]
     other = dataclasses.replace(case, splits={**case.splits, "validation": (3 * inputs, labels)})
-    first, second = (fidelity.fitted(one, coverage, "eigenbasis", 8, 0).state()["bases"] for one in (case, other))
+    first, second = (fidelity.fitted(one, coverage, "eigenbasis", [8], 0)[0].state()["bases"] for one in (case, other))
     assert first.shape != second.shape or not np.allclose(first, second)
 
 
@@ -251,8 +253,19 @@ def test_a_trained_case_is_in_eval_mode_and_holds_all_rows():
 
 def test_a_method_without_a_fit_comes_from_its_seed(case, small):
     coverage = fidelity.coverage_of(case)
-    first, second = (fidelity.fitted(case, coverage, "sjlt", 8, seed) for seed in (0, 1))
+    first, second = (fidelity.fitted(case, coverage, "sjlt", [8], seed)[0] for seed in (0, 1))
     assert isinstance(first, Projection)
-    codes = [fidelity.captured(case, coverage, projection)["query"] for projection in (first, first, second)]
+    codes = [own["query"] for own in fidelity.captured(case, coverage, [first, first, second])]
     assert np.array_equal(codes[0], codes[1])
     assert not np.allclose(codes[0], codes[2])
+
+
+@pytest.mark.parametrize("method", ["eigenbasis", "eigenbasis+groups", "sjlt"])
+def test_projections_in_one_pass_are_those_of_a_pass_for_each(case, small, method):
+    coverage = fidelity.coverage_of(case)
+    together = fidelity.fitted(case, coverage, method, [4, 24], 0)
+    apart = [fidelity.fitted(case, coverage, method, [each], 0)[0] for each in (4, 24)]
+    codes = fidelity.captured(case, coverage, together)
+    for found, projection in zip(codes, apart, strict=True):
+        (expected,) = fidelity.captured(case, coverage, [projection])
+        assert expected["train"].any() and all(np.array_equal(found[split], expected[split]) for split in ROWS)
