@@ -73,7 +73,9 @@ def test_a_pretrained_model_is_a_task_and_its_gradients_are_those_of_autograd(
     batch = row_set(task, "train").batch([0, 1])
     shapes = {name: tuple(parameter.shape) for name, parameter in named.items()}
     sketch = make("identity", shapes, 1, 0).sketch(2, torch.float64)
-    cover(model, task.loss, tuple(named), batch).engine.capture(batch, sketch)
+    coverage = cover(model, task.loss, tuple(named), batch)
+    assert coverage.served == dict.fromkeys(named, "hooks")  # all that these families are made of
+    coverage.engine.capture(batch, sketch)
     for row in range(2):
         loss = task.loss(model, row_set(task, "train").batch([row]))[0]
         own = torch.cat([part.flatten() for part in torch.autograd.grad(loss, list(named.values()))])

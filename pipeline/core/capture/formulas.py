@@ -12,6 +12,7 @@ from pipeline.core.capture.layers import (
     GroupNormFormula,
     LayerNormFormula,
     LinearFormula,
+    NarrowRMSNormFormula,
     RMSNormFormula,
     TransposedLinearFormula,
 )
@@ -37,7 +38,15 @@ def formula_of(module: nn.Module) -> Formula | None:
     for kind, formula in FORMULAS.items():
         if isinstance(module, kind) and type(module).forward is kind.forward:
             return formula if formula.serves(module) else None
+    if _is_narrow_rms_norm(module):
+        return NarrowRMSNormFormula()
     return TransposedLinearFormula() if _is_transposed_linear(module) else None
+
+
+def _is_narrow_rms_norm(module: nn.Module) -> bool:
+    """Recognise the RMSNorm of a model of `transformers`, of which each family has its own: a weight and an epsilon."""
+    own = dict(module.named_parameters(recurse=False))
+    return own.keys() == {"weight"} and own["weight"].dim() == 1 and hasattr(module, "variance_epsilon")
 
 
 def _is_transposed_linear(module: nn.Module) -> bool:

@@ -15,8 +15,6 @@ Letters: B rows, T positions, O outputs and I inputs of a layer, k size of a ker
 
 from __future__ import annotations
 
-from math import prod
-
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -77,7 +75,7 @@ class LayerNormFormula(Formula):
         return self._summed(module, gradient, rows)
 
     def _summed(self, module: Layer, values: Tensor, rows: int) -> Part:
-        return Dense(position_sums(values.reshape(rows, -1, prod(module.normalized_shape))))
+        return Dense(position_sums(values.reshape(rows, -1, module.weight.numel())))
 
 
 class RMSNormFormula(LayerNormFormula):
@@ -87,6 +85,16 @@ class RMSNormFormula(LayerNormFormula):
         """The sum of s xhat over positions."""
         normal = F.rms_norm(input, module.normalized_shape, eps=module.eps)
         return self._summed(module, gradient * normal, rows)
+
+
+class NarrowRMSNormFormula(LayerNormFormula):
+    """RMSNorm over the last dimension as the `transformers` library has it: whatever the input, in float32."""
+
+    def weight(self, module: Layer, input: Tensor, gradient: Tensor, rows: int) -> Part:
+        """The sum of s xhat over positions."""
+        narrow = input.float()
+        normal = narrow * (narrow.square().mean(-1, keepdim=True) + module.variance_epsilon).rsqrt()
+        return self._summed(module, gradient * normal.to(input.dtype), rows)
 
 
 class GroupNormFormula(Formula):

@@ -144,6 +144,24 @@ def hf_conv1d() -> Problem:
     return Problem(model, classify, (torch.randn(ROWS, 3, 6), labels()))
 
 
+class NarrowNorm(nn.Module):
+    """RMSNorm as the Llama of the `transformers` library has it."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight, self.variance_epsilon = nn.Parameter(torch.randn(width)), 1e-2
+
+    def forward(self, x: Tensor) -> Tensor:
+        narrow = x.to(torch.float32)
+        scale = torch.rsqrt(narrow.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
+        return self.weight * (narrow * scale).to(x.dtype)
+
+
+def hf_rms_norm() -> Problem:
+    model = nn.Sequential(nn.Linear(6, 5), NarrowNorm(5), nn.GELU(), nn.Flatten(), nn.Linear(15, 3))
+    return Problem(model, classify, (torch.randn(ROWS, 3, 6), labels()))
+
+
 def used_twice() -> Problem:
     class Net(nn.Module):
         def __init__(self) -> None:
@@ -349,6 +367,7 @@ TABLE: dict[str, Callable[[], Problem]] = {
     "language model, tied": lambda: _language_model(tied=True),
     "language model, tied directly": lambda: _language_model(tied=True, direct=True),
     "HF Conv1D": hf_conv1d,
+    "HF RMSNorm": hf_rms_norm,
     "used twice": used_twice,
     "flattened positions": flattened_positions,
     "attention": attention,
