@@ -27,6 +27,7 @@ FORMULAS: dict[type[nn.Module], Formula] = {
     nn.GroupNorm: GroupNormFormula(),
     nn.BatchNorm1d: BatchNormFormula(),
     nn.BatchNorm2d: BatchNormFormula(),
+    nn.BatchNorm3d: BatchNormFormula(),
 }
 
 

@@ -78,13 +78,15 @@ def regression() -> Problem:
     return Problem(nn.Sequential(nn.Linear(4, 5, bias=False), nn.ReLU(), nn.Linear(5, 2)), loss, batch)
 
 
-def conv(first: nn.Module, *rest: nn.Module, size: tuple[int, ...] = (4, 7, 6)) -> Problem:
+def conv(
+    first: nn.Module, *rest: nn.Module, size: tuple[int, ...] = (4, 7, 6), functional: tuple[str, ...] = ()
+) -> Problem:
     model = nn.Sequential(first, *rest, nn.Flatten(2))
 
     def loss(model: nn.Module, batch: Any) -> Tensor:
         return (model(batch[0]).square() * batch[1][:, None, None]).mean((1, 2))
 
-    return Problem(model, loss, (torch.randn(ROWS, *size), torch.rand(ROWS)))
+    return Problem(model, loss, (torch.randn(ROWS, *size), torch.rand(ROWS)), functional)
 
 
 def norms() -> Problem:
@@ -104,6 +106,38 @@ def batch_norm_1d() -> Problem:
     return Problem(
         nn.Sequential(nn.Linear(6, 5), norm, nn.ReLU(), nn.Linear(5, 3)), classify, (torch.randn(ROWS, 6), labels())
     )
+
+
+def batch_norm_3d() -> Problem:
+    norm = nn.BatchNorm3d(3)
+    norm.running_mean.normal_()
+    norm.running_var.uniform_(0.5, 2)
+    nn.init.normal_(norm.weight)
+    layers = [nn.Conv3d(2, 3, (2, 1, 2), stride=(1, 2, 1), padding=1), norm, nn.Tanh(), nn.Conv3d(3, 6, 2, groups=3)]
+    names = ("0.weight", "0.bias", "3.weight", "3.bias")
+    return conv(*layers, size=(2, 3, 5, 3), functional=names)
+
+
+def transposed_conv() -> Problem:
+    first = nn.ConvTranspose2d(4, 6, 3, stride=2, padding=1, output_padding=1, groups=2)
+    names = ("0.weight", "0.bias", "2.weight", "2.bias")
+    return conv(first, nn.Tanh(), nn.ConvTranspose2d(6, 2, 2, dilation=2), functional=names)
+
+
+def bags() -> Problem:
+    """Bags of a row's words, and of all rows' words in one line with the places where each row begins."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mean, self.sum = nn.EmbeddingBag(7, 6), nn.EmbeddingBag(7, 6, mode="sum", padding_idx=0)
+            self.head = nn.Linear(6, 3)
+
+        def forward(self, tokens: Tensor) -> Tensor:
+            first = torch.arange(0, tokens.numel(), tokens.shape[1])
+            return self.head((self.mean(tokens) * self.sum(tokens.flatten(), first)).tanh())
+
+    return Problem(Net(), classify, (torch.randint(7, (ROWS, 4)), labels()), ("mean.weight", "sum.weight"))
 
 
 class TinyLM(nn.Module):
@@ -299,11 +333,11 @@ def sequence_first() -> Problem:
     return Problem(Net(), classify, (torch.randn(ROWS, 2 * ROWS, 6), labels()))
 
 
-def lstm() -> Problem:
+def recurrent(kind: type[nn.RNNBase]) -> Problem:
     class Net(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.recurrent, self.head = nn.LSTM(4, 3, batch_first=True), nn.Linear(3, 3)
+            self.recurrent, self.head = kind(4, 3, batch_first=True), nn.Linear(3, 3)
 
         def forward(self, x: Tensor) -> Tensor:
             return self.head(self.recurrent(x)[0][:, -1])
@@ -361,8 +395,11 @@ TABLE: dict[str, Callable[[], Problem]] = {
         nn.Conv1d(6, 4, 2, groups=2, padding="valid"),
         size=(4, 12),
     ),
+    "conv transposed": transposed_conv,
     "norms": norms,
     "batch norm 1-D": batch_norm_1d,
+    "conv and batch norm 3-D": batch_norm_3d,
+    "bags": bags,
     "language model": lambda: _language_model(tied=False, padding=0),
     "language model, tied": lambda: _language_model(tied=True),
     "language model, tied directly": lambda: _language_model(tied=True, direct=True),
@@ -376,7 +413,8 @@ TABLE: dict[str, Callable[[], Problem]] = {
     "decoder": decoder,
     "LoRA": lora,
     "sequence first": sequence_first,
-    "LSTM": lstm,
+    "LSTM": lambda: recurrent(nn.LSTM),
+    "GRU": lambda: recurrent(nn.GRU),
     "data-dependent": data_dependent,
     "zero at the start": zero_start,
     "weight norm": weight_norm,
