@@ -2,7 +2,8 @@
 
 The weight [O, I k] is a linear layer's, whose inputs are the patches that the output positions look at. A rotation of
 all patches into r directions is itself a convolution, with r filters: no patch is written out, which would take k
-times the image's memory and, measured on a CNN, half as long as the whole forward and backward pass.
+times the image's memory and, measured on a CNN, half as long as the whole forward and backward pass. In groups patches
+are written out, and with them the gradients, of which there are fewer by the number of groups.
 
 Letters: B rows, T output positions, O and I channels, k size of the kernel, r directions.
 """
