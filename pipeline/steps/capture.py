@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.config import Config
+from pipeline.core.capture.afford import Afford, unlimited
 from pipeline.core.capture.cover import Coverage, cover
 from pipeline.core.codec import Codec
 from pipeline.core.device import chosen, in_precision, settled
@@ -134,15 +135,16 @@ def _array(values: Tensor) -> Array:
 
 
 def set_up(task: Task, layout: Layout, config: Config, checkpoint: str,
-           project: Callable[[nn.Module, Coverage, Shapes], Projection]) -> Capturer:  # fmt: skip
-    """Model and engine at a checkpoint, and the projection that `project` makes for them."""
+           project: Callable[[nn.Module, Coverage, Shapes], Projection], afford: Afford = unlimited
+           ) -> Capturer:  # fmt: skip
+    """Model and engine at a checkpoint, and the projection that `project` makes for them; `afford` as in `cover`."""
     device = chosen(config.compute.device)
     model = model_at(task, layout, checkpoint, device)
     shapes, left_out = attributed(model, config.gradients.include, config.gradients.exclude)
     loss = in_precision(task.loss, device, settled(config.compute.precision, device))
     parts = parts_of(task, config)
     probe = pieces(task, _probe(task, model), parts)[0]
-    coverage = cover(model, loss, tuple(shapes), probe, config.gradients.engine)
+    coverage = cover(model, loss, tuple(shapes), probe, config.gradients.engine, afford)
     projection, normalised = project(model, coverage, shapes), config.gradients.normalise == "part"
     return Capturer(task, model, coverage, projection, left_out, config.gradients.norms, parts, normalised)
 

@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from pipeline.core.codec import Codec
-from pipeline.core.memory import HEAP, MOST_ROWS, SLACK, Plan, Watch, measure
+from pipeline.core.memory import FRESH, HEAP, MOST_ROWS, SLACK, Plan, Watch, measure
 from pipeline.errors import CapacityError, StoreError
 from pipeline.steps.capture import Capturer, stored_columns
 from pipeline.steps.job import Job
@@ -54,6 +54,7 @@ def measured(job: Job, capturer: Capturer, watch: Watch, setup_bytes: int, rows:
 
 
 EXCLUDE = "leave parameters out by gradients.exclude"
+SMALLER = "take a smaller model or, by gradients.exclude, fewer of its parameters"
 
 
 def check(job: Job, what: str, planned_bytes: int, otherwise: str = EXCLUDE) -> None:
@@ -64,6 +65,32 @@ def check(job: Job, what: str, planned_bytes: int, otherwise: str = EXCLUDE) -> 
     """
     if planned_bytes + SLACK > budget_bytes(job):
         raise _refusal(job, what, planned_bytes + SLACK, otherwise)
+
+
+class SetUp:
+    """The memory of a model that is set up: refused as soon as it is certain that it does not fit.
+
+    Attributes:
+        peak: most bytes so far.
+    """
+
+    def __init__(self, job: Job, watch: Watch) -> None:
+        """Of a job, by a watch that was entered before the model was made."""
+        self._job, self._watch = job, watch
+        self.peak = 0
+
+    def afford(self, coming_bytes: int) -> None:
+        """Refuse what takes so much beside what is held now, if that is more than the budget: as `cover` asks.
+
+        What is held now stays, so what is refused here would have been refused by its peak, too.
+
+        Raises:
+            CapacityError: it is more.
+        """
+        self.peak = max(self.peak, self._watch.mapped_peak)
+        self._watch.restart()
+        least = max(self.peak, self._watch.mapped_peak + int(FRESH * coming_bytes))
+        check(self._job, "a model that is set up", least, SMALLER)
 
 
 def batch_rows(job: Job, plan: Plan) -> int:

@@ -77,23 +77,22 @@ def _planned(
     section, device = job.config.projection, chosen_device(job.config.compute.device)
     rows = {split: row_set(task, split, device) for split in own}  # before the watch: rows are the task's own affair
     samples = [(rows[split], positions) for split, positions in own.items()]
-    peaks = []
 
     def fit(model: nn.Module, coverage: Coverage, shapes: Shapes) -> Projection:
-        peaks.append(watch.mapped_peak)
-        memory.check(job, "a model that is set up", watch.mapped_peak)
+        setting_up.afford(0)
         cut = _Cut(task, coverage, parts_of(task, job.config))
         settings = Settings(*(None if n == "auto" else n for n in (section.basis, section.selected, section.groups)))
         work = fitter(section.method, shapes, section.dimension, seed, settings)
         projection = _fit(job, work, samples, dtype_of(model), cut, watch)
         if section.method not in FITTED:  # then later jobs make it as it was made here
-            peaks.append(watch.mapped_peak)
+            setting_up.afford(0)
         return projection
 
     with Watch() as watch:
-        capturer = set_up(task, job.layout, job.config, checkpoint, fit)
+        setting_up = memory.SetUp(job, watch)
+        capturer = set_up(task, job.layout, job.config, checkpoint, fit, setting_up.afford)
         stored = sum(values.nbytes for values in capturer.projection.state().values())
-        setup = max(peaks) + int(2 * FRESH * stored)  # later jobs read the state, and then put it where it belongs
+        setup = setting_up.peak + int(2 * FRESH * stored)  # later jobs read the state, and then put it where it belongs
         return capturer, memory.measured(job, capturer, watch, setup, rows["train"], others)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,11 +11,12 @@ import pytest
 import torch
 
 from pipeline import config as settings
+from pipeline.config import workflow_root
 from pipeline.core.codec import Codec
-from pipeline.core.memory import SLACK, Plan, Watch
+from pipeline.core.memory import FRESH, SLACK, Plan, Watch
 from pipeline.errors import CapacityError, StoreError
 from pipeline.steps.job import Job
-from pipeline.steps.memory import batch_rows, candidate_rows, check, measured, plan_of, record_of, row_bytes
+from pipeline.steps.memory import SetUp, batch_rows, candidate_rows, check, measured, plan_of, record_of, row_bytes
 from pipeline.storage.artefact import Manifest
 from pipeline.storage.layout import Layout
 
@@ -121,3 +123,23 @@ def test_another_budget_is_no_other_section_of_any_stage():
     assert more.plain()["compute"]["memory_mb"] == 7  # but kept with the run's config
     passed = settings.sections(more, "vectors")
     assert settings.partial(passed).compute.memory_mb == settings.load().compute.memory_mb
+
+
+def test_what_is_refused_while_a_model_is_set_up_takes_more_when_it_is():
+    """Weights, the copy in float64, gradients of a row, and those of two stacked, against the benchmark's captures."""
+    rows = json.loads((workflow_root() / "benchmarks" / "results" / "memory.json").read_text())["rows"]
+    assert rows
+    for row in rows:
+        assert FRESH * (4 + 8 + 8 + 2 * 8) * row["P"] < row["measured MB"] * MB
+    job, _ = job_of(20)
+    with Watch() as watch:
+        setting_up = SetUp(job, watch)
+        weights = torch.zeros(10**6)
+        setting_up.afford(4 * 10**6)
+        with pytest.raises(
+            CapacityError, match="expected a model that is set up within compute.memory_mb = 20, got a "
+        ):
+            setting_up.afford(8 * 10**6)
+        del weights
+        assert 0 <= setting_up.peak - FRESH * 4 * 10**6 < MB
+        setting_up.afford(8 * 10**6)

@@ -47,3 +47,12 @@ def test_a_budget_between_makes_smaller_batches(project: Project, tmp_path: Path
 def test_another_budget_makes_nothing_anew(project: Project, tmp_path: Path) -> None:
     changed = project.changed(tmp_path, compute={"memory_mb": 4096})
     assert planned(project.copy_of_run(tmp_path), "-c", changed) == set()
+
+
+def test_a_model_that_cannot_fit_is_refused_before_its_engine_is_proven(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout, config = Layout(project.copy_of_run(tmp_path)), config_of(project.config, compute={"memory_mb": 2})
+    monkeypatch.setattr("pipeline.core.capture.cover.check_loss", lambda *_: pytest.fail("proven"))
+    with pytest.raises(CapacityError, match="expected a model that is set up within compute.memory_mb = 2"):
+        stage(layout, config, "projection", checkpoint="flat")

@@ -22,16 +22,18 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.core.capture import batches
+from pipeline.core.capture.afford import Afford, proof_bytes, unlimited
+from pipeline.core.capture.contract import check_loss
 from pipeline.core.capture.engine import Engine, Loss
 from pipeline.core.capture.formula import Outer, materialised
 from pipeline.core.capture.functional import FunctionalEngine
 from pipeline.core.capture.hooks import HookEngine
-from pipeline.core.capture.state import capturing, check_losses
+from pipeline.core.capture.state import capturing
 from pipeline.core.capture.uses import Layout, servable
 from pipeline.core.device import has_float64
 from pipeline.core.factors import Factor, precise
 from pipeline.core.sink import Sink
-from pipeline.errors import TaskError
+from pipeline.errors import InputError, TaskError
 
 Choice = Literal["auto", "hooks", "functional"]
 LAYOUTS: tuple[Layout, ...] = ("rows", "shared", "second")
@@ -40,7 +42,6 @@ FLOOR = {torch.float64: 1e-6}
 COARSE = 1e-3  # both of them in any lower precision
 PERTURBATION = 0.1  # of a parameter's root mean square,
 PERTURBATION_AT_LEAST = 0.01  # and of one
-LOSS_TOLERANCE = 1e-3  # of a row alone against the row in its batch: float32 on another batch size
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,9 @@ class CombinedEngine:
         return losses
 
 
-def cover(model: nn.Module, loss: Loss, names: Sequence[str], probe: Any, engine: Choice = "auto") -> Coverage:
+def cover(
+    model: nn.Module, loss: Loss, names: Sequence[str], probe: Any, engine: Choice = "auto", afford: Afford = unlimited
+) -> Coverage:
     """Choose the engine for a model.
 
     Args:
@@ -84,6 +87,8 @@ def cover(model: nn.Module, loss: Loss, names: Sequence[str], probe: Any, engine
         names: parameters to capture, as in `model.named_parameters()`.
         probe: a batch of a few rows, at least two where there are as many; its true gradients, B x P numbers, are held.
         engine: "auto": hooks where they agree with autograd; "hooks": an error where they do not; "functional".
+        afford: asked before the stand-in is made, and before all true gradients are: about no more than the proof
+            then takes for certain, whatever the model is.
 
     Returns:
         The engine, and what serves each parameter.
@@ -93,8 +98,10 @@ def cover(model: nn.Module, loss: Loss, names: Sequence[str], probe: Any, engine
             at each other, a loss that depends on no parameter, or parameters that hooks do not serve with "hooks".
     """
     _check_names(model, names)
+    afford(proof_bytes(model, names))
     finite = check_loss(model, loss, probe).isfinite()
-    truth = _truth(model, loss, names, batches.select(probe, finite.nonzero().flatten().tolist(), len(finite)))
+    telling = batches.select(probe, finite.nonzero().flatten().tolist(), len(finite))
+    truth = _truth(model, loss, names, telling, afford)
     layouts: dict[str, Layout] = {} if engine == "functional" else _verified(truth)
     unused = [] if engine == "functional" else sorted(truth.unused)
     by_hooks = [name for name in names if name in layouts or name in unused]
@@ -111,40 +118,6 @@ def cover(model: nn.Module, loss: Loss, names: Sequence[str], probe: Any, engine
     if rest:
         engines.append(FunctionalEngine(model, loss, rest, mode=_mode(truth, rest)))
     return Coverage(engines[0] if len(engines) == 1 else CombinedEngine(*engines), served)
-
-
-def check_loss(model: nn.Module, loss: Loss, probe: Any) -> Tensor:
-    """Hold the loss to the contract of a task: [B], finite, and no row looks at another.
-
-    Returns:
-        The losses, [B], some of them finite.
-
-    Raises:
-        TaskError: it breaks the contract.
-    """
-    size = batches.batch_size(probe)
-    with capturing(model), torch.no_grad():
-        losses = loss(model, probe)
-        check_losses(losses, size)
-        alone = [_loss_alone(model, loss, batches.rows(probe, i, i + 1, size)) for i in range(size)]
-    if not losses.isfinite().any():
-        raise TaskError(f"expected finite losses, got {losses.tolist()} for all probe rows: look at weights and data")
-    apart = torch.cat(alone)
-    if not torch.allclose(losses, apart, rtol=LOSS_TOLERANCE, atol=LOSS_TOLERANCE, equal_nan=True):
-        raise TaskError(
-            f"expected the loss of a row to be the same alone and in a batch, got {apart.tolist()} and "
-            f"{losses.tolist()}: no row may look at another (batch statistics, contrastive losses, fresh noise)"
-        )
-    return losses
-
-
-def _loss_alone(model: nn.Module, loss: Loss, row: Any) -> Tensor:
-    try:
-        losses = loss(model, row)
-    except Exception as error:
-        raise TaskError(f"expected a loss that takes a batch of one, got {type(error).__name__}: {error}") from error
-    check_losses(losses, 1)
-    return losses
 
 
 @dataclass(frozen=True)
@@ -199,19 +172,19 @@ def _check_names(model: nn.Module, names: Sequence[str]) -> None:
         raise TaskError(f"expected names of parameters, got {given}: see model.named_parameters()")
 
 
-def _truth(model: nn.Module, loss: Loss, names: Sequence[str], probe: Any) -> _Truth:
+def _truth(model: nn.Module, loss: Loss, names: Sequence[str], probe: Any, afford: Afford) -> _Truth:
     """The true gradients, of the most telling stand-in on which the loss runs."""
     for exact in (True, False):
         try:
             batch = batches.convert(probe, _in_float64) if exact else probe
-            truth = _measured(_stand_in(model, exact), loss, names, batch)
-        except TaskError:
+            truth = _measured(_stand_in(model, exact), loss, names, batch, afford)
+        except InputError:
             raise
         except Exception:
             continue
         if isfinite(truth.scale):  # or a perturbed parameter left its domain
             return truth
-    return _measured(model, loss, names, probe)
+    return _measured(model, loss, names, probe, afford)
 
 
 def _stand_in(model: nn.Module, exact: bool) -> nn.Module:
@@ -234,7 +207,7 @@ def _in_float64(values: Tensor) -> Tensor:
     return values.double() if values.is_floating_point() else values
 
 
-def _measured(model: nn.Module, loss: Loss, names: Sequence[str], batch: Any) -> _Truth:
+def _measured(model: nn.Module, loss: Loss, names: Sequence[str], batch: Any, afford: Afford) -> _Truth:
     """Gradients by autograd, one row at a time."""
     size = batches.batch_size(batch)
     parameters = dict(model.named_parameters())
@@ -244,6 +217,8 @@ def _measured(model: nn.Module, loss: Loss, names: Sequence[str], batch: Any) ->
             losses = loss(model, batches.rows(batch, i, i + 1, size))
             for name, gradient in zip(names, _gradients(losses, [parameters[n] for n in names]), strict=True):
                 found[name].append(gradient)
+            if i == 0:  # the first row's stay until those of all rows are stacked; which the others have is not known
+                afford(size * sum(parameters[name].nbytes for name in names))
     unused = frozenset(name for name, rows in found.items() if all(row is None for row in rows))
     if len(unused) == len(names):
         raise TaskError(

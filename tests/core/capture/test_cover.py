@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -10,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.core.capture.cover import cover
+from pipeline.core.memory import FRESH, Watch
 from pipeline.core.projection import make
-from pipeline.errors import TaskError
+from pipeline.errors import CapacityError, TaskError
 from tests.core.capture.models import ROWS, TABLE, Problem, classify, problem, tokens
 from tests.oracles import per_sample_gradients, row_of
 
@@ -258,3 +260,67 @@ def test_models_that_are_awkward_to_copy(kind: str) -> None:
     model = Awkward(kind)
     served = cover(model, classify, names_of(model), (torch.randn(3, 4), torch.tensor([0, 1, 2]))).served
     assert [name for name, engine in served.items() if engine == "functional"] == ["tiny"]
+
+
+class Wide(Awkward):
+    """The same in float32 and large enough to be counted; "unused": half of its parameters are."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(kind)
+        self.layer, self.spare = nn.Linear(4, 5), nn.Linear(400, 250)
+        self.wide = nn.Linear(400, 250)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> nn.Module:
+        if self.kind == "copy":
+            raise TypeError("cannot be copied")
+        twin = Wide(self.kind)
+        for name, own in self.named_parameters():
+            module, _, last = name.rpartition(".")
+            setattr(twin.get_submodule(module), last, copy.deepcopy(own, memo))
+        return twin
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x.repeat(1, 100).to(self.wide.weight.dtype if self.kind != "precision" else torch.float32)
+        hidden = self.wide(wide) if self.kind == "unused" else self.wide(wide) + self.spare(wide)
+        return super().forward(x) + hidden.sum(1, keepdim=True)
+
+
+@pytest.mark.parametrize("kind", ["plain", "precision", "copy", "domain", "unused"])
+def test_no_more_is_asked_for_than_the_proof_then_holds(kind: str) -> None:
+    torch.manual_seed(0)
+    model, batch = Wide(kind), (torch.randn(2, 4), torch.tensor([0, 1]))
+    size = sum(own.numel() for own in model.parameters())
+    cover(model, classify, names_of(model), batch)  # what is imported when first used is no part of it
+    asked, foreseen = [], []
+    with Watch() as watch:
+
+        def afford(coming: int) -> None:
+            peaks.append(watch.mapped_peak)
+            watch.restart()
+            asked.append(coming)
+            foreseen.append(watch.mapped_peak + FRESH * coming)
+
+        peaks: list[int] = []
+        cover(model, classify, names_of(model), batch, afford=afford)
+        peaks.append(watch.mapped_peak)
+    for i, bytes_foreseen in enumerate(foreseen):
+        assert bytes_foreseen <= max(peaks[i + 1 :]) + 2**16  # what Python itself allocates
+    own = [8 * size, 2 * 8 * size] if kind in ("plain", "unused") else [4 * size] if kind == "copy" else [8 * size]
+    assert asked[: len(own)] == own
+    if kind == "plain":
+        assert max(foreseen) > 0.6 * max(peaks)  # 32 of 40 P beside weights, and what compares them
+
+
+def test_a_proof_that_cannot_be_afforded_is_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(coming: int) -> None:
+        if coming > allowed:
+            raise CapacityError(f"{coming} bytes")
+
+    case, allowed = problem("language model"), 0
+    with monkeypatch.context() as patch, pytest.raises(CapacityError):
+        patch.setattr("pipeline.core.capture.cover._stand_in", lambda *_: pytest.fail("copied"))
+        patch.setattr("pipeline.core.capture.cover.check_loss", lambda *_: pytest.fail("run"))
+        cover(case.model, case.loss, names_of(case.model), tokens(), afford=refuse)
+    allowed = sum(own.nbytes for own in case.model.parameters())  # for the copy, not for gradients of all rows
+    with pytest.raises(CapacityError):
+        cover(case.model, case.loss, names_of(case.model), tokens(), afford=refuse)
