@@ -31,6 +31,8 @@ from pipeline.tasks.base import Batch, Task
 from pipeline.tasks.checks import row_set
 from pipeline.tasks.rows import RowSet
 
+FEWER = "lower projection.selected (as low as projection.dimension, there is no such step) or projection.sample_rows"
+
 
 def run(job: Job, checkpoint: str) -> None:
     """Write `projection/<checkpoint>.zarr`.
@@ -138,8 +140,12 @@ def _fit(
     the gradients is kept.
     """
     growing = Growing(watch, memory.budget_bytes(job), memory.most_rows(job))
+    total = sum(len(positions) for _, positions in samples)
     while not work.done:
-        progress = job.progress("fitting the projection", sum(len(positions) for _, positions in samples))
+        watch.restart()
+        if ending := work.end_bytes(total * cut.parts, dtype):
+            memory.check(job, f"the second step of a projection, fitted on {total} rows,", watch.peak + ending, FEWER)
+        progress = job.progress("fitting the projection", total)
         for rows, positions in samples:
             for chosen in growing.cut(positions):
                 cut.feed(work, rows.batch(chosen), len(chosen), dtype, rows.device)

@@ -24,7 +24,7 @@ from pipeline.core.factors import Factor
 from pipeline.core.projection.base import Projection, Shapes
 from pipeline.core.projection.eigenbasis import Eigenbasis, Part, rotated_matrix
 from pipeline.core.projection.fitting import Settings
-from pipeline.core.projection.grouping import block_components
+from pipeline.core.projection.grouping import block_components, fit_bytes
 from pipeline.core.projection.kronecker import as_matrix
 from pipeline.core.projection.moments import Moments, finite_rows
 from pipeline.core.projection.stages import Stage, StagedFitter
@@ -71,6 +71,12 @@ class EigenbasisFitter(StagedFitter):
         self._shapes = {name: tuple(shape) for name, shape in shapes.items()}
         self._dimension, self._selected, self._groups = dimension, settings.selected, settings.groups
         super().__init__(Moments(self._shapes, settings.basis, seed))
+
+    def end_bytes(self, rows: int, dtype: torch.dtype = torch.float32) -> int:
+        """See the base: of the selected coordinates of all rows, and of the second step that is made of them."""
+        if not isinstance(self._now, _Rows):
+            return 0
+        return fit_bytes(rows, self._now.selection.dimension, self._dimension, self._groups or 1, dtype.itemsize)
 
     def _after(self, stage: Stage) -> Stage | Projection:
         if isinstance(stage, Moments):

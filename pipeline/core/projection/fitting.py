@@ -9,7 +9,7 @@
     projection = fitter.projection()
 
 The same rows come in every pass; what is fitted depends neither on their order nor on their batches, but for rounding.
-A projection that a seed stands for needs no pass. Letters: B rows of a batch, K compressed size.
+A projection that a seed stands for needs no pass. Letters: n rows of the sample, B of a batch, K compressed size.
 """
 
 from __future__ import annotations
@@ -56,6 +56,13 @@ class Fitter(ABC):
         self, rows: int, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
     ) -> AbstractContextManager[Sink]:
         """A sink for the gradients of a batch of B = `rows` rows in the current pass."""
+
+    def end_bytes(self, rows: int, dtype: torch.dtype = torch.float32) -> int:
+        """Bytes that the end of the current pass holds for a sample of n = `rows` rows, where they grow with n; else 0.
+
+        Resident ones (`pipeline.core.memory`), beside what is held before the pass begins; dtype is that of the rows.
+        """
+        return 0
 
     @abstractmethod
     def end_pass(self) -> None:

@@ -12,7 +12,7 @@ that is not finite, counts for nothing. Energies and correlations are uncentred:
    continued by the coordinates of most energy, made orthogonal to them.
 
 One group is the PCA of all coordinates. Letters: n rows, K1 coordinates, K compressed size, G groups, c coordinates of
-a group. Correlations take K1^2 float32: 64 MiB for 4096, 256 for 8192.
+a group. Correlations take K1^2 float32: 64 MiB for 4096, 256 for 8192; `fit_bytes` says what all of it takes.
 """
 
 from __future__ import annotations
@@ -25,12 +25,47 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.core.memory import WORKSPACES, resident
 from pipeline.core.projection.blockdiagonal import BlockDiagonal
 from pipeline.core.projection.sides import signed
 
 RELATIVE_RANK = 1e-12
 """Components with less than this share of the largest one's energy are rounding and are replaced."""
 COLUMNS = 1024  # of correlations at a time in float64
+
+
+def fit_bytes(rows: int, selected: int, dimension: int, groups: int, each: int = 4) -> int:
+    """Most resident bytes while `block_components` works, with the rows as they were gathered.
+
+    Args:
+        rows: n.
+        selected: K1.
+        dimension: K.
+        groups: G.
+        each: bytes of a number as gathered.
+    """
+    gathered, whole = resident(rows * selected * each), resident(rows * selected * 8)
+    width = -(-selected // groups)
+    finding = 3 * whole  # rows in another order, and divided, beside those that were given
+    fitting = 2 * whole + principal_bytes(rows, width, min(dimension, width))
+    if groups > 1:
+        block = resident(min(COLUMNS, selected) * selected * 8)
+        finding = max(finding, 3 * whole + resident(4 * selected**2) + block)  # scaled rows, correlations
+        judging = 2 * whole + principal_bytes(rows // 2, width, width)  # of half of the rows, in the other half
+        fitting += resident(min(dimension, selected) * width * 8)
+        fitting = max(fitting, judging) + resident(rows * width * 8)
+    return int(gathered + max(finding, fitting))
+
+
+def principal_bytes(rows: int, width: int, dimension: int) -> float:
+    """Most resident bytes beside the rows [n, c] while `principal` makes a matrix [c, k] of them."""
+    small = min(rows, width)
+    square, vectors = resident(8 * small**2), resident(8 * width * small)
+    found, units = resident(8 * width * dimension), resident(8 * width * max(0, dimension - small))
+    mixing = square + 2 * vectors if rows < width else 2 * square  # rows^T times vectors, and divided
+    energies, signing = vectors + resident(8 * rows * width), vectors + units + 3 * found
+    eigh, qr = (WORKSPACES[kind] for kind in (torch.ops.aten._linalg_eigh, torch.ops.aten.linalg_qr))
+    return max(mixing, energies, signing) + max(eigh * square, qr * found)
 
 
 def block_components(rows: Tensor, dimension: int, groups: int) -> BlockDiagonal:

@@ -16,6 +16,7 @@ from pipeline.core.factors import Vectors
 from pipeline.core.projection import Projection, Settings, eigenfit, fitter, make, moments, sides
 from pipeline.core.projection.eigenbasis import Eigenbasis
 from pipeline.core.projection.eigenfit import dear, largest, second_step
+from pipeline.core.projection.grouping import fit_bytes
 from pipeline.core.projection.kronecker import as_matrix
 from pipeline.core.projection.sides import ExactSide, SketchedSide
 from pipeline.core.projection.streams import stream
@@ -396,3 +397,16 @@ def test_messages() -> None:
         ConfigError, match="expected a fitted state of 1 parameters and .* bases, got 5 and .*fit it anew"
     ):
         Eigenbasis.from_state({"first.weight": (7, 6)}, 8, 0, state)
+
+
+def test_what_grows_with_the_sample_is_foreseen_before_its_pass() -> None:
+    values = sample(20)
+    fitting = fitter("eigenbasis", SHAPES, 8, 0, Settings(basis=4, selected=30, groups=2))
+    foreseen = []
+    while not fitting.done:
+        foreseen.append((fitting.end_bytes(20), fitting.end_bytes(20, torch.float64)))
+        with fitting.batch(20, torch.float64) as sink:
+            feed(sink, values)
+        fitting.end_pass()
+    assert foreseen == [(0, 0), (0, 0), (fit_bytes(20, 30, 8, 2), fit_bytes(20, 30, 8, 2, 8))]
+    assert fitter("sjlt", SHAPES, 8, 0).end_bytes(20) == 0

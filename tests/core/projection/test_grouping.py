@@ -7,12 +7,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from pipeline.core.memory import Watch
 from pipeline.core.projection import grouping
 from pipeline.core.projection.blockdiagonal import BlockDiagonal
 from pipeline.core.projection.grouping import (
     alike,
     block_components,
     by_norm,
+    fit_bytes,
     held_out_energies,
     kept,
     principal,
@@ -158,3 +160,20 @@ def test_principal_components_of_no_energy_are_replaced() -> None:
     alike = torch.randn(4, 1, generator=generator).double() * torch.tensor([[2.0, 1.0, 4.0, 3.0, 0.5, 0.1]]).double()
     basis = principal(alike, 3)  # one component, then the two coordinates of most energy
     close(basis @ basis.T @ torch.eye(6).double()[:, 2:4], torch.eye(6).double()[:, 2:4])
+
+
+@pytest.mark.parametrize(("rows", "selected", "dimension", "groups"), [
+    (512, 1024, 256, 1), (2048, 1024, 256, 1), (512, 1024, 256, 4), (2048, 1024, 256, 4), (256, 1024, 768, 1),
+    (100, 1024, 512, 16), (512, 1024, 1000, 2),
+])  # fmt: skip
+def test_what_the_fit_holds_is_foreseen(rows: int, selected: int, dimension: int, groups: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    block_components(torch.randn(8, 4, generator=generator, dtype=torch.float64), 2, 2)  # what is imported when used
+    for dtype in (torch.float32, torch.float64):
+        with Watch() as watch:
+            parts = [torch.randn(32, selected, generator=generator, dtype=dtype) for _ in range(rows // 32)]
+            parts.append(torch.randn(rows % 32, selected, generator=generator, dtype=dtype))
+            watch.restart()
+            block_components(torch.cat([torch.zeros(0, selected, dtype=torch.float64), *parts]), dimension, groups)
+            foreseen = fit_bytes(rows, selected, dimension, groups, dtype.itemsize)
+            assert 0.9 * watch.peak < foreseen < 1.12 * watch.peak  # a watch adds workspaces to whatever peak there was
