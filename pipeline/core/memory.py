@@ -160,11 +160,13 @@ class Plan:
 
     Attributes:
         setup_bytes: most bytes before the first batch: weights, the check against autograd, making the projection.
+        between_bytes: bytes held between batches: weights and projection, with what the first batch leaves.
         sizes: B of the batches that were measured, ascending, from 1 on.
         bytes: most bytes with each of them, [sizes], with weights and projection.
     """
 
     setup_bytes: int
+    between_bytes: int
     sizes: tuple[int, ...]
     bytes: tuple[int, ...]
 
@@ -187,6 +189,27 @@ class Plan:
         return fitting[-1] if fitting else None
 
 
+def together(plans: Sequence[Plan], row_bytes: Sequence[int]) -> Plan:
+    """The plan of a job that holds several captures and runs them in turn on each batch; of one it is that one.
+
+    What each holds between batches is held all the time, and what a batch takes beyond it by one capture at a time.
+    While one is set up, those before it are there. Codes wait until the batch has gone through all captures.
+
+    Args:
+        plans: of the captures, in the order in which they are set up.
+        row_bytes: of what each has captured of a row, in the same order.
+    """
+    between = [plan.between_bytes for plan in plans]
+    before = [sum(between[:i]) for i in range(len(plans))]
+    slack, waiting = (len(plans) - 1) * SLACK, HEAP * (sum(row_bytes) - min(row_bytes))  # each has a writer's buffers
+    most = min(plan.sizes[-1] for plan in plans)
+    sizes = sorted({size for plan in plans for size in plan.sizes if size <= most})
+    own = [max(_between(plan.sizes, plan.bytes, size) - plan.between_bytes for plan in plans) for size in sizes]
+    found = [sum(between) + slack + most_own + int(waiting * size) for size, most_own in zip(sizes, own, strict=True)]
+    setup = max(held + plan.setup_bytes for held, plan in zip(before, plans, strict=True))
+    return Plan(setup + slack, sum(between) + slack, tuple(sizes), tuple(found))
+
+
 def measure(
     watch: Watch, capture: Callable[[int], object], setup_bytes: int, budget_bytes: int, most: int = MOST_ROWS
 ) -> Plan:
@@ -202,14 +225,16 @@ def measure(
     capture(1)  # what is made once, at the first batch, stays
     sizes: list[int] = []
     found: list[int] = []
+    between = 0
     for rows in powers(most):
         if sizes and _between(sizes, found, rows, watch.level) + SLACK > budget_bytes:
             break
         watch.restart()
+        between = max(between, watch.peak)
         capture(rows)
         sizes.append(rows)
         found.append(watch.peak)
-    return Plan(setup_bytes, tuple(sizes), tuple(found))
+    return Plan(setup_bytes, between, tuple(sizes), tuple(found))
 
 
 def powers(most: int) -> list[int]:

@@ -26,17 +26,19 @@ from pipeline.steps.capture import (
 )
 from pipeline.steps.codes import FINITE
 from pipeline.steps.job import Job
-from pipeline.steps.memory import batch_rows, plan_of
+from pipeline.steps.memory import EXCLUDE, batch_rows, plan_of, together
 from pipeline.steps.stores import open_codec
 from pipeline.steps.tasks import task_of, use_threads
 from pipeline.storage.arrays import ArrayWriter
-from pipeline.storage.artefact import read_manifest
+from pipeline.storage.artefact import Manifest
 from pipeline.storage.opened import open_arrays
 from pipeline.tasks.base import Batch, Task
 from pipeline.tasks.checks import row_set
 from pipeline.tasks.rows import RowSet
 
 Array = np.ndarray[Any, Any]
+
+FEWER = "name fewer checkpoints at a time"
 
 
 @dataclass(frozen=True)
@@ -87,13 +89,18 @@ def run(job: Job, checkpoint: str, split: str, shard: str) -> None:
     Arrays: codes [n, K], row_scale, norm_code (of the decoded code), norm_full (of the gradient in all P parameters),
     norm_full_error (its standard error; 0 where it is exact), loss (nats), flag (1: not finite, excluded from curvature
     and index) and code_hash, each [n]; block_scale [n, b] of int8; content [n, 16], the hash of what the row holds.
+
+    Raises:
+        CapacityError: all models and projections together with a batch are planned to exceed `compute.memory_mb`.
     """
     use_threads(job.config)
     models = Models(job, checkpoint.split(","), split)
     positions = np.array(job.plan().splits[split].shard(shard).positions, np.int64)
-    size = min(batch_rows(job, plan_of(read_manifest(job.layout.projection(each)))) for each in models.checkpoints)
+    fitted = {each: open_codec(job.layout, each) for each in models.checkpoints}
+    plan = together([plan_of(projection) for _, projection in fitted.values()], [codec for codec, _ in fitted.values()])
+    size = batch_rows(job, plan, EXCLUDE if len(fitted) == 1 else FEWER)
     with ExitStack() as stack:
-        stores = [_open(job, stack, each, split, shard, len(positions)) for each in models.checkpoints]
+        stores = [_open(job, stack, each, split, shard, len(positions), *own) for each, own in fitted.items()]
         copied = _write(job, models, stores, positions, size)
         for i, store in enumerate(stores):
             store.record.update(flagged=store.flagged, batch_rows=size, rows=len(positions), copied=copied)
@@ -106,9 +113,10 @@ def run(job: Job, checkpoint: str, split: str, shard: str) -> None:
             )
 
 
-def _open(job: Job, stack: ExitStack, checkpoint: str, split: str, shard: str, total: int) -> Store:
+def _open(
+    job: Job, stack: ExitStack, checkpoint: str, split: str, shard: str, total: int, codec: Codec, projection: Manifest
+) -> Store:
     """The store that the gradients at a checkpoint go to; sealed when the stack is left."""
-    codec, projection = open_codec(job.layout, checkpoint)
     identity = shard_identity(job, projection, checkpoint, split, shard)
     place = job.layout.gradients(checkpoint, split, shard)
     older = reuse.older(job, place, "gradients", identity)

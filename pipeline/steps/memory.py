@@ -6,8 +6,8 @@ the config alone, so that all shards have batches of one size; another budget ch
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pipeline.core.codec import Codec
 from pipeline.core.memory import FRESH, HEAP, MOST_ROWS, SLACK, Plan, Watch, measure
+from pipeline.core.memory import together as plans_together
 from pipeline.errors import CapacityError, StoreError
 from pipeline.steps.capture import Capturer, stored_columns
 from pipeline.steps.job import Job
@@ -26,6 +27,7 @@ MB = 10**6
 SIZED_ROWS, LARGEST_ROWS = 64, 8
 """Rows whose bytes are looked at, and how many of them, the largest, make the batches that are measured."""
 LABEL_COPIES = 4  # of a row's codes under all labels: as a list, stacked, and twice in the store's writer
+NUMBER_BYTES = 25  # of a captured row beside its code: squared norm, its error, loss, flag
 LABEL_BYTES = 24  # of a label beside its code: scale, loss, class, weight
 
 
@@ -93,7 +95,12 @@ class SetUp:
         check(self._job, "a model that is set up", least, SMALLER)
 
 
-def batch_rows(job: Job, plan: Plan) -> int:
+def together(plans: Sequence[Plan], codecs: Sequence[Codec]) -> Plan:
+    """The plan of captures at several checkpoints in one pass, each with the codec of its codes."""
+    return plans_together(plans, [4 * len(codec.column_scale) + NUMBER_BYTES for codec in codecs])
+
+
+def batch_rows(job: Job, plan: Plan, otherwise: str = EXCLUDE) -> int:
     """B for a checkpoint's captures; the plan is said.
 
     Raises:
@@ -102,7 +109,7 @@ def batch_rows(job: Job, plan: Plan) -> int:
     asked, budget = job.config.gradients.batch_rows, budget_bytes(job)
     rows = plan.rows(budget) if asked == "auto" else asked
     if rows is None:
-        raise _refusal(job, "batches of one row", plan.held(1), "leave parameters out by gradients.exclude")
+        raise _refusal(job, "batches of one row", plan.held(1), otherwise)
     if plan.held(rows) > budget:
         raise _refusal(job, f"batches of {rows} rows", plan.held(rows), "lower gradients.batch_rows")
     job.say(f"batches of {rows} rows: {_mb(plan.held(rows))} MB planned of {job.config.compute.memory_mb}")
@@ -137,13 +144,13 @@ def plan_of(projection: Manifest) -> Plan:
     Raises:
         StoreError: there is none, for a version of Lowland made it that had no plans.
     """
-    found = projection.record.get("memory")
-    if found is None:
+    found = projection.record.get("memory", {})
+    if not found.keys() >= {field.name for field in fields(Plan)}:
         raise StoreError(
             f"expected a memory plan with the projection {projection.name}, got an older one without: run "
             "`lowland run --force projection`"
         )
-    return Plan(found["setup_bytes"], tuple(found["sizes"]), tuple(found["bytes"]))
+    return Plan(found["setup_bytes"], found["between_bytes"], tuple(found["sizes"]), tuple(found["bytes"]))
 
 
 def row_bytes(row: Row) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from pipeline.core.memory import (
     measure,
     powers,
     resident,
+    together,
 )
 from pipeline.core.projection import make
 
@@ -103,19 +105,19 @@ def test_a_convolution_has_a_workspace():
 
 
 def test_a_plan_goes_straight_between_what_was_measured_and_on_beyond():
-    plan = Plan(50, (1, 2, 4, 8), (100, 110, 150, 300))
+    plan = Plan(50, 0, (1, 2, 4, 8), (100, 110, 150, 300))
     held = {rows: plan.held(rows) - SLACK for rows in (1, 2, 3, 4, 6, 8, 10)}
     assert held == {1: 100, 2: 110, 3: 130, 4: 150, 6: 225, 8: 300, 10: 375}
-    assert Plan(400, (1, 2), (100, 110)).held(2) == 400 + SLACK
+    assert Plan(400, 0, (1, 2), (100, 110)).held(2) == 400 + SLACK
 
 
 def test_the_largest_power_of_two_within_the_budget_is_taken():
-    plan = Plan(50, (1, 2, 4, 8), (100, 110, 150, 300))
+    plan = Plan(50, 0, (1, 2, 4, 8), (100, 110, 150, 300))
     chosen = [plan.rows(SLACK + budget) for budget in (99, 100, 149, 150, 299, 300, 10**9)]
     assert chosen == [None, 1, 2, 4, 4, 8, 8]
     assert plan.rows(SLACK + 300, row_bytes=10) == 4 and plan.rows(SLACK + 300, row_bytes=250) is None
     assert plan.rows(SLACK + 49) is None
-    assert Plan(50, (1, 2, 4, 6), (100, 110, 150, 200)).rows(10**9) == 4
+    assert Plan(50, 0, (1, 2, 4, 6), (100, 110, 150, 200)).rows(10**9) == 4
 
 
 def test_sizes_to_measure():
@@ -199,6 +201,42 @@ def test_a_plan_holds_for_sizes_between_and_beyond_those_measured(model, method,
             capture(rows)
             projected = plan.held(rows) - SLACK
             assert watch.peak <= projected + NOISE and projected <= 1.2 * watch.peak + NOISE
+
+
+def test_captures_in_one_pass_hold_no_more_than_their_plan_together():
+    kinds = [(mlp, 200, "sjlt", "functional"), (cnn, 24, "kronecker", "auto"), (mlp, 400, "rademacher", "auto")]
+    plans = []
+    for make_model, width, method, engine in kinds:
+        with Watch() as watch:
+            capture = captured(make_model(width), method, engine)
+            plans.append(measure(watch, capture, watch.peak, 2**33, most=64))
+    row_bytes = [4 * 64] * 3
+    plan = together(plans, row_bytes)
+    assert plan.sizes == plans[0].sizes
+    assert together(plans[:1], row_bytes[:1]) == plans[0]
+    with Watch() as watch:
+        captures = [captured(make_model(width), method, engine) for make_model, width, method, engine in kinds]
+        assert watch.peak <= plan.setup_bytes - 2 * SLACK + NOISE
+        for capture in captures:
+            capture(1)
+        for rows in (1, 3, 64, 96):
+            watch.restart()
+            waiting = []
+            for capture in captures:
+                capture(rows)
+                waiting.append(torch.zeros(rows, 64))
+            planned = replace(plan, setup_bytes=0).held(rows) - 3 * SLACK
+            assert watch.peak <= planned + NOISE and planned <= 1.4 * watch.peak + NOISE
+            assert watch.peak > max(replace(each, setup_bytes=0).held(rows) - SLACK for each in plans) + NOISE
+
+
+def test_one_capture_at_a_time_takes_more_than_it_holds_between_batches():
+    first, other = Plan(400, 60, (1, 2, 4), (100, 110, 150)), Plan(50, 190, (1, 2, 4, 8), (200, 260, 300, 500))
+    plan = together([first, other], [0, 0])
+    assert plan == Plan(SLACK + 400, SLACK + 250, (1, 2, 4), tuple(SLACK + n for n in (290, 320, 360)))
+    assert together([other, first], [0, 0]).setup_bytes == SLACK + 590
+    waiting = together([first, other], [1000, 3000])
+    assert [more - less for more, less in zip(waiting.bytes, plan.bytes, strict=True)] == [4050, 8100, 16200]
 
 
 def test_the_same_capture_has_the_same_plan():

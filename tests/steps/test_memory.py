@@ -13,15 +13,25 @@ import torch
 from pipeline import config as settings
 from pipeline.config import workflow_root
 from pipeline.core.codec import Codec
-from pipeline.core.memory import FRESH, SLACK, Plan, Watch
+from pipeline.core.memory import FRESH, HEAP, SLACK, Plan, Watch
 from pipeline.errors import CapacityError, StoreError
 from pipeline.steps.job import Job
-from pipeline.steps.memory import SetUp, batch_rows, candidate_rows, check, measured, plan_of, record_of, row_bytes
+from pipeline.steps.memory import (
+    SetUp,
+    batch_rows,
+    candidate_rows,
+    check,
+    measured,
+    plan_of,
+    record_of,
+    row_bytes,
+    together,
+)
 from pipeline.storage.artefact import Manifest
 from pipeline.storage.layout import Layout
 
 MB = 10**6
-PLAN = Plan(SLACK, (1, 2, 4, 8), (100 * MB, 110 * MB, 150 * MB, 300 * MB))
+PLAN = Plan(SLACK, 90 * MB, (1, 2, 4, 8), (100 * MB, 110 * MB, 150 * MB, 300 * MB))
 
 
 def job_of(memory_mb: int, rows: int | str = "auto") -> tuple[Job, list[str]]:
@@ -55,6 +65,18 @@ def test_what_does_not_fit_is_refused_in_one_sentence(memory_mb, rows, message):
     assert str(caught.value) == message and caught.value.exit_code == 2
 
 
+def test_several_checkpoints_are_planned_together_and_refused_together():
+    codec = Codec("float32", np.ones(1000, np.float32))
+    both = together([PLAN, PLAN], [codec, codec])
+    assert both.bytes[0] == 190 * MB + SLACK + int(HEAP * 4025)
+    assert together([PLAN], [codec]) == PLAN
+    assert batch_rows(job_of(210)[0], both) == 1 and batch_rows(job_of(220)[0], both) == 2
+    with pytest.raises(
+        CapacityError, match="expected batches of one row within .* = 200, got a plan of 207 MB: .* or no"
+    ):
+        batch_rows(job_of(200)[0], both, "no")
+
+
 def test_a_set_up_that_does_not_fit_is_refused_before_anything_is_fitted():
     check(job_of(100)[0], "a model that is set up", 91 * MB)
     with pytest.raises(CapacityError, match="expected a model that is set up within compute.memory_mb = 100, got a "):
@@ -80,6 +102,9 @@ def test_the_plan_survives_the_manifest_and_an_older_one_without_it_is_refused()
     assert plan_of(Manifest("projection", "flat.zarr", {}, {}, record)) == PLAN
     with pytest.raises(StoreError, match="expected a memory plan with the projection flat.zarr, got an older one"):
         plan_of(Manifest("projection", "flat.zarr", {}, {}, {}))
+    del record["memory"]["between_bytes"]
+    with pytest.raises(StoreError, match="expected a memory plan with the projection flat.zarr, got an older one"):
+        plan_of(Manifest("projection", "flat.zarr", {}, {}, record))
 
 
 def test_bytes_of_a_row():

@@ -56,3 +56,16 @@ def test_a_model_that_cannot_fit_is_refused_before_its_engine_is_proven(
     monkeypatch.setattr("pipeline.core.capture.cover.check_loss", lambda *_: pytest.fail("proven"))
     with pytest.raises(CapacityError, match="expected a model that is set up within compute.memory_mb = 2"):
         stage(layout, config, "projection", checkpoint="flat")
+
+
+def test_checkpoints_that_fit_one_by_one_are_refused_together(project: Project, tmp_path: Path) -> None:
+    layout = Layout(project.copy_of_run(tmp_path))
+    plans = [plan_of(read_manifest(layout.projection(each))) for each in ("trained", "flat")]
+    alone = max(plan.held(1) for plan in plans)
+    config = config_of(project.config, compute={"memory_mb": (alone + plans[0].between_bytes) // 10**6 + 1})
+    for each in ("trained", "flat"):
+        stage(layout, config, "gradients", checkpoint=each, split="train", shard="00000")
+    with pytest.raises(
+        CapacityError, match="expected batches of one row within .*, or name fewer checkpoints at a time$"
+    ):
+        stage(layout, config, "gradients", checkpoint="trained,flat", split="train", shard="00001")
