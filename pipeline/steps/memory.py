@@ -2,12 +2,16 @@
 
 The plan stands in the record of the projection's manifest. How many rows a batch has follows from it, the budget and
 the config alone, so that all shards have batches of one size; another budget changes no result.
+
+Rows may differ in size: batches are measured with the largest of all rows that fit projection and codec, of train and
+validation. Rows that are larger than all of these, as may come where few are long, take more than planned.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
+from heapq import nlargest
 from typing import Any
 
 import numpy as np
@@ -23,9 +27,12 @@ from pipeline.storage.artefact import Manifest
 from pipeline.tasks.base import Row
 from pipeline.tasks.rows import RowSet
 
+Sample = tuple[RowSet, list[int]]
+"""Positions of some rows of a split."""
+
 MB = 10**6
-SIZED_ROWS, LARGEST_ROWS = 64, 8
-"""Rows whose bytes are looked at, and how many of them, the largest, make the batches that are measured."""
+LARGEST_ROWS = 8
+"""How many of the rows that are looked at, the largest, make the batches that are measured."""
 LABEL_COPIES = 4  # of a row's codes under all labels: as a list, stacked, and twice in the store's writer
 NUMBER_BYTES = 25  # of a captured row beside its code: squared norm, its error, loss, flag
 LABEL_BYTES = 24  # of a label beside its code: scale, loss, class, weight
@@ -42,10 +49,9 @@ def most_rows(job: Job) -> int:
     return MOST_ROWS if asked == "auto" else asked
 
 
-def measured(job: Job, capturer: Capturer, watch: Watch, setup_bytes: int, rows: RowSet, positions: list[int]) -> Plan:
-    """The plan, from batches of the largest of some train rows, captured and encoded as for a store."""
-    size = {position: row_bytes(rows.row(position)) for position in positions[:SIZED_ROWS]}
-    largest = sorted(size, key=lambda position: -size[position])[:LARGEST_ROWS]
+def measured(job: Job, capturer: Capturer, watch: Watch, setup_bytes: int, samples: Sequence[Sample]) -> Plan:
+    """The plan, from batches of the largest rows of samples of splits, captured and encoded as for a store."""
+    rows, largest = largest_rows(job, samples)
     codec = Codec(job.config.gradients.codec, np.ones(capturer.dimension, np.float32))
 
     def capture(count: int) -> None:
@@ -53,6 +59,23 @@ def measured(job: Job, capturer: Capturer, watch: Watch, setup_bytes: int, rows:
         stored_columns(codec, capturer.capture(rows.batch(chosen), count))
 
     return measure(watch, capture, setup_bytes, budget_bytes(job), most_rows(job))
+
+
+def largest_rows(job: Job, samples: Sequence[Sample]) -> Sample:
+    """The largest rows of the split that has the very largest, that one first; they are read one at a time.
+
+    Of one split, as rows of two need not go into one batch.
+    """
+    progress = job.progress("looking for the largest rows", sum(len(positions) for _, positions in samples))
+
+    def sized(rows: RowSet, positions: list[int]) -> Iterator[tuple[int, int]]:
+        for position in positions:
+            yield row_bytes(rows.row(position)), -position  # of equal ones the first
+            progress.add()
+
+    found = [(nlargest(LARGEST_ROWS, sized(*each)), each[0]) for each in samples]
+    largest, rows = max(found, key=lambda each: each[0][:1])
+    return rows, [-position for _, position in largest]
 
 
 EXCLUDE = "leave parameters out by gradients.exclude"

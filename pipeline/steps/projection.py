@@ -29,7 +29,6 @@ from pipeline.storage.artefact import read_manifest
 from pipeline.storage.opened import open_arrays
 from pipeline.tasks.base import Batch, Task
 from pipeline.tasks.checks import row_set
-from pipeline.tasks.rows import RowSet
 
 FEWER = "lower projection.selected (as low as projection.dimension, there is no such step) or projection.sample_rows"
 
@@ -95,7 +94,8 @@ def _planned(
         capturer = set_up(task, job.layout, job.config, checkpoint, fit, setting_up.afford)
         stored = sum(values.nbytes for values in capturer.projection.state().values())
         setup = setting_up.peak + int(2 * FRESH * stored)  # later jobs read the state, and then put it where it belongs
-        return capturer, memory.measured(job, capturer, watch, setup, rows["train"], others)
+        looked_at = [(rows["train"], sorted({*own["train"], *others})), (rows["validation"], own["validation"])]
+        return capturer, memory.measured(job, capturer, watch, setup, looked_at)
 
 
 def _samples(hashes: list[bytes], method: str, count: int, seed: int) -> tuple[list[int], list[int]]:
@@ -132,7 +132,7 @@ class _Cut:
 
 
 def _fit(
-    job: Job, work: Fitter, samples: list[tuple[RowSet, list[int]]], dtype: torch.dtype, cut: _Cut, watch: Watch
+    job: Job, work: Fitter, samples: list[memory.Sample], dtype: torch.dtype, cut: _Cut, watch: Watch
 ) -> Projection:
     """The projection, by as many passes over the sample as it wants, in batches that grow within the budget.
 

@@ -112,15 +112,23 @@ def test_bytes_of_a_row():
     assert row_bytes({"text": "abc", "more": [np.zeros(2), b"xy", torch.zeros(2, dtype=torch.int8)]}) == 3 + 16 + 2 + 2
 
 
-def test_batches_of_the_largest_rows_are_measured():
-    lengths = [3, 9, 1, 9, 2]
+@pytest.mark.parametrize(("validation", "chosen"), [
+    ([4, 12, 4], [99, 1, 3, 0, 4, 2, 5, 6, 99]), ([4, 12, 21], [2, 1, 0, 2, 1, 0, 2, 1, 0]), ([], [99, 1, 3, 0]),
+])  # fmt: skip
+def test_batches_of_the_largest_rows_are_measured(validation: list[int], chosen: list[int]):
+    """However late they come, and of whichever split; those of two splits never in one batch."""
+    train = [3, 9, 1, 9, 2] + 94 * [1] + [20]
     asked: list[list[int]] = []
 
     class Rows:
+        def __init__(self, lengths: list[int]) -> None:
+            self.lengths = lengths
+
         def row(self, position: int) -> torch.Tensor:
-            return torch.zeros(lengths[position])
+            return torch.zeros(self.lengths[position])
 
         def batch(self, positions: list[int]) -> list[int]:
+            assert max(self.lengths) == max(train + validation)
             asked.append(positions)
             return positions
 
@@ -136,9 +144,10 @@ def test_batches_of_the_largest_rows_are_measured():
 
     capturer = SimpleNamespace(dimension=4, capture=capture)
     with Watch() as watch:
-        plan = measured(job_of(2048)[0], capturer, watch, 7, Rows(), [4, 3, 2, 1, 0])
+        samples = [(Rows(each), list(range(len(each)))) for each in (train, validation)]
+        plan = measured(job_of(2048)[0], capturer, watch, 7, samples)
     assert plan.sizes == (1, 2, 4, 8, 16, 32, 64, 128, 256) and plan.setup_bytes == 7
-    assert asked[-1][:6] == [3, 1, 0, 4, 2, 3] and len(asked[-1]) == 256
+    assert asked[-1][: len(chosen)] == chosen and len(asked[-1]) == 256
 
 
 def test_another_budget_is_no_other_section_of_any_stage():
