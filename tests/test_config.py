@@ -351,3 +351,9 @@ def test_plain_values_are_what_yaml_would_hold():
     plain = settings.load().plain()
     assert plain["task"]["class"] == "digits" and yaml.safe_load(yaml.safe_dump(plain)) == plain
     assert all(issubclass(field.annotation, Section) for name, field in Config.model_fields.items() if name != "seed")
+
+
+@pytest.mark.parametrize("change", [{"basis": 8}, {"selected": 64}, {"groups": 2}, {"sample_rows": 99}])
+def test_all_that_a_projection_is_fitted_with_is_an_argument_of_its_rule(change: dict[str, int]) -> None:
+    changed = validate(merge(defaults(), {"projection": change}))
+    assert sections(changed, "projection") != sections(validate(defaults()), "projection")

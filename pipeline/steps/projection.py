@@ -7,6 +7,7 @@ never again: appended rows are mapped as the first ones were.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from pipeline.core.device import chosen as chosen_device
 from pipeline.core.memory import FRESH, Growing, Watch
 from pipeline.core.memory import Plan as MemoryPlan
 from pipeline.core.projection import FITTED, Fitter, Projection, Settings, Shapes, fitter, turned
+from pipeline.provenance import digest_bytes
 from pipeline.shards import sample
 from pipeline.steps import memory
 from pipeline.steps.capture import Capturer, device_of, dtype_of, parts_of, pieces, set_up
@@ -47,7 +49,8 @@ def run(job: Job, checkpoint: str) -> None:
     hashes = {split: [bytes(row) for row in arrays.read(split)] for split in ("train", "validation")}
     own, others = _samples(hashes["train"], section.method, section.sample_rows, config.seed)
     clean = sample(hashes["validation"], section.sample_rows, config.seed)
-    capturer, plan = _planned(job, task, checkpoint, seed, {"train": own, "validation": clean}, others)
+    fitted_on = {"train": own, "validation": clean}
+    capturer, plan, chosen = _planned(job, task, checkpoint, seed, fitted_on, others)
     batches = _batches(others, memory.batch_rows(job, plan))
     codes = _sample_codes(job, capturer, batches)
     if config.gradients.codec != "float32":  # rounding is what makes the coordinates matter
@@ -69,15 +72,26 @@ def run(job: Job, checkpoint: str) -> None:
         record["engines"] = capturer.coverage.served
         record["left_out"] = capturer.left_out
         record["memory"] = memory.record_of(plan)
+        record["fitted"] = {**_named(hashes, fitted_on if section.method in FITTED else {}), **chosen}
+        record["codec_fitted"] = _named(hashes, {"train": others})
+
+
+def _named(hashes: dict[str, list[bytes]], positions: dict[str, list[int]]) -> dict[str, Any]:
+    """Some rows by split: how many, and a digest of their content hashes in ascending order, wherever they stand."""
+    return {
+        split: {"rows": len(own), "content": digest_bytes(*sorted(hashes[split][position] for position in own))}
+        for split, own in positions.items()
+    }
 
 
 def _planned(
     job: Job, task: Task, checkpoint: str, seed: int, own: dict[str, list[int]], others: list[int]
-) -> tuple[Capturer, MemoryPlan]:
-    """Model and fitted projection, and what later jobs will hold with them; all of it watched."""
+) -> tuple[Capturer, MemoryPlan, dict[str, Any]]:
+    """Model and fitted projection, what later jobs will hold with them, and what the fit settled; all of it watched."""
     section, device = job.config.projection, chosen_device(job.config.compute.device)
     rows = {split: row_set(task, split, device) for split in own}  # before the watch: rows are the task's own affair
     samples = [(rows[split], positions) for split, positions in own.items()]
+    chosen: dict[str, Any] = {}
 
     def fit(model: nn.Module, coverage: Coverage, shapes: Shapes) -> Projection:
         setting_up.afford(0)
@@ -85,6 +99,7 @@ def _planned(
         settings = Settings(*(None if n == "auto" else n for n in (section.basis, section.selected, section.groups)))
         work = fitter(section.method, shapes, section.dimension, seed, settings)
         projection = _fit(job, work, samples, dtype_of(model), cut, watch)
+        chosen.update(work.chosen)
         if section.method not in FITTED:  # then later jobs make it as it was made here
             setting_up.afford(0)
         return projection
@@ -95,7 +110,7 @@ def _planned(
         stored = sum(values.nbytes for values in capturer.projection.state().values())
         setup = setting_up.peak + int(2 * FRESH * stored)  # later jobs read the state, and then put it where it belongs
         looked_at = [(rows["train"], sorted({*own["train"], *others})), (rows["validation"], own["validation"])]
-        return capturer, memory.measured(job, capturer, watch, setup, looked_at)
+        return capturer, memory.measured(job, capturer, watch, setup, looked_at), chosen
 
 
 def _samples(hashes: list[bytes], method: str, count: int, seed: int) -> tuple[list[int], list[int]]:

@@ -14,7 +14,7 @@ from pipeline.core.memory import Watch
 from pipeline.core.projection import make
 from pipeline.core.projection.fitting import Seeded
 from pipeline.errors import CapacityError
-from pipeline.steps.projection import _Cut, _fit, _samples
+from pipeline.steps.projection import _Cut, _fit, _named, _samples
 from tests.steps.test_memory import job_of
 
 HASHES = [bytes([i]) for i in range(40)]
@@ -34,6 +34,14 @@ def test_the_codec_is_fitted_on_rows_that_a_fitted_projection_has_not_seen(
 def test_where_nothing_is_fitted_the_rows_are_the_first_of_the_hash_order() -> None:
     fit, codec = _samples(HASHES, "sjlt", 10, seed=3)
     assert fit == codec == _samples(HASHES, "eigenbasis", 10, seed=3)[0]
+
+
+def test_rows_that_fitted_are_named_by_content_wherever_they_stand() -> None:
+    named = _named({"train": HASHES, "validation": HASHES[:3]}, {"train": [3, 1, 7], "validation": [0]})
+    moved = _named({"train": HASHES[::-1]}, {"train": [32, 36, 38]})
+    assert named["train"] == moved["train"] and named["train"]["rows"] == 3
+    assert named["train"] != _named({"train": HASHES}, {"train": [3, 1, 8]})["train"]
+    assert named["validation"]["rows"] == 1
 
 
 class _Fitting(Seeded):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
+from pipeline.provenance import digest_bytes
 from pipeline.shards import Plan
 from pipeline.steps.stores import open_codes
 from pipeline.storage.artefact import read_manifest
@@ -52,6 +53,12 @@ def test_compressed_it_is_stored_and_read_back(reference: Path, project: Project
     manifest, arrays = open_arrays(Layout(directory).projection("trained"), "projection")
     assert manifest.identity["projection"] == {"method": "eigenbasis", "dimension": 64}
     assert arrays.read("state_components").shape == (160 * 64,)
+    hashes = open_arrays(Layout(directory).hashes, "rows")[1]
+    fitted, codec = (manifest.record[name] for name in ("fitted", "codec_fitted"))
+    assert (fitted["basis"], fitted["selected"], fitted["groups"]) == ([16], 160, 1)
+    assert fitted["train"]["rows"] == codec["train"]["rows"] == ROWS // 2 and codec["train"] != fitted["train"]
+    every = sorted(map(bytes, hashes.read("validation")))
+    assert fitted["validation"] == {"rows": len(every), "content": digest_bytes(*every)}
     codes, true = train_codes(directory), train_codes(reference)
     assert codes.shape == (ROWS, 64)
     kept = np.square(codes).sum() / np.square(true).sum()

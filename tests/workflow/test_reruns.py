@@ -84,6 +84,10 @@ CONFIG: dict[str, tuple[dict[str, Any], Chosen]] = {
         {"projection": {"dimension": 32}},
         lambda artefact: not artefact.startswith(("checkpoints", "posterior")),
     ),
+    "projection.basis": (
+        {"projection": {"basis": 8}},
+        lambda artefact: not artefact.startswith(("checkpoints", "posterior")),
+    ),
     "gradients.codec": (
         {"gradients": {"codec": "bf16"}},
         lambda artefact: not artefact.startswith(("checkpoints", "posterior")),

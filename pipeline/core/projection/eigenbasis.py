@@ -93,6 +93,11 @@ class Eigenbasis(Projection):
         self._second = second
         self._placed: dict[Place, _Placed] = {}
 
+    @property
+    def groups(self) -> int:
+        """G, how many groups the second step has; 0 where there is none."""
+        return 0 if self._second is None else len(self._second.components)
+
     @classmethod
     def build(cls, shapes: Shapes, dimension: int, seed: int) -> Projection:
         """There is none without a sample.

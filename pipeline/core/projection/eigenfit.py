@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -70,6 +71,7 @@ class EigenbasisFitter(StagedFitter):
             )
         self._shapes = {name: tuple(shape) for name, shape in shapes.items()}
         self._dimension, self._selected, self._groups = dimension, settings.selected, settings.groups
+        self._ranks: list[int] = []
         super().__init__(Moments(self._shapes, settings.basis, seed))
 
     def end_bytes(self, rows: int, dtype: torch.dtype = torch.float32) -> int:
@@ -78,8 +80,16 @@ class EigenbasisFitter(StagedFitter):
             return 0
         return fit_bytes(rows, self._now.selection.dimension, self._dimension, self._groups or 1, dtype.itemsize)
 
+    @property
+    def chosen(self) -> dict[str, Any]:
+        """See the base: r of each kind of parameter, K1 coordinates, and G groups, 0 where there is no second step."""
+        fitted = self.projection()
+        assert isinstance(fitted, Eigenbasis)
+        return {"basis": self._ranks, "selected": fitted.selected, "groups": fitted.groups}
+
     def _after(self, stage: Stage) -> Stage | Projection:
         if isinstance(stage, Moments):
+            self._ranks = stage.ranks()
             self._selected, groups = second_step(self._dimension, self._selected, stage.products(), stage.positions)
             self._groups = self._groups or groups
             return _Energies(

@@ -18,6 +18,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -67,6 +68,11 @@ class Fitter(ABC):
     @abstractmethod
     def end_pass(self) -> None:
         """All rows of the sample have been seen once more."""
+
+    @property
+    def chosen(self) -> dict[str, Any]:
+        """What was settled beside the dimension, by names of `Settings`, when all passes have ended; for a reader."""
+        return {}
 
     @abstractmethod
     def projection(self) -> Projection:

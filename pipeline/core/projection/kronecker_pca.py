@@ -104,7 +104,13 @@ class KroneckerPCAFitter(StagedFitter):
             ConfigError: the dimension is below one number a parameter.
         """
         self._shapes = {name: tuple(shape) for name, shape in shapes.items()}
-        super().__init__(Moments(self._shapes, rank_within(self._shapes, dimension, "kronecker_pca"), seed))
+        self._rank = rank_within(self._shapes, dimension, "kronecker_pca")
+        super().__init__(Moments(self._shapes, self._rank, seed))
+
+    @property
+    def chosen(self) -> dict[str, Any]:
+        """See the base: r."""
+        return {"basis": [self._rank]}
 
     def _after(self, stage: Stage) -> Stage | Projection:
         assert isinstance(stage, Moments)

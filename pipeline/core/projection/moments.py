@@ -81,6 +81,10 @@ class Moments(Stage):
         """Whether any gradient is a sum over positions."""
         return bool(self._with_positions)
 
+    def ranks(self) -> list[int]:
+        """r of all parameters, each number once, ascending: shorter sides have as many directions as numbers."""
+        return sorted({self._rank_of(name) for name in self._shapes})
+
     def bases(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Parameter -> leading eigenvectors of its sides, [O, r_o] and [I, r_i], largest eigenvalue first."""
         found = {}

@@ -410,3 +410,19 @@ def test_what_grows_with_the_sample_is_foreseen_before_its_pass() -> None:
         fitting.end_pass()
     assert foreseen == [(0, 0), (0, 0), (fit_bytes(20, 30, 8, 2), fit_bytes(20, 30, 8, 2, 8))]
     assert fitter("sjlt", SHAPES, 8, 0).end_bytes(20) == 0
+
+
+@pytest.mark.parametrize(("settings", "dimension", "chosen"), [
+    (Settings(), 8, {"basis": [64, 192], "selected": SIZE, "groups": 1}),
+    (Settings(basis=4, selected=30, groups=2), 8, {"basis": [4], "selected": 30, "groups": 2}),
+    (Settings(basis=4, selected=8), 8, {"basis": [4], "selected": 8, "groups": 0}),
+])  # fmt: skip
+def test_what_was_chosen_is_told(settings: Settings, dimension: int, chosen: dict[str, object]) -> None:
+    values = sample(20)
+    fitting = fitter("eigenbasis", SHAPES, dimension, 0, settings)
+    while not fitting.done:
+        with fitting.batch(20, torch.float64) as sink:
+            feed(sink, values)
+        fitting.end_pass()
+    assert fitting.chosen == chosen
+    assert fitter("sjlt", SHAPES, 8, 0).chosen == {}
