@@ -28,7 +28,8 @@ class Chain:
     def expected(self) -> Iterator[Expected]:
         """In the order of the flow."""
         contents = {name: split.content for name, split in self.plan.splits.items()}
-        yield from ((self.layout.hashes, name, content) for name, content in contents.items())
+        for path in (self.layout.hashes, self.layout.inputs):
+            yield from ((path, name, content) for name, content in contents.items())
         yield self.layout.checkpoint("flat"), "trained", self.digest(self.layout.checkpoint("trained"))
         yield self.layout.checkpoint("flat"), "content", contents["validation"]
         for checkpoint in CHECKPOINTS:

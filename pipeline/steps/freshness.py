@@ -35,6 +35,7 @@ def is_stale(layout: Layout, config: Config) -> bool:
     try:
         stamp = Plan.load(layout.plan).stamp
         open_artefact(layout.hashes, "rows")
+        open_artefact(layout.inputs, "inputs")
     except StoreError:
         return True
     sources, present = stamp["sources"], stamp_of(config, stamp["sources"], tombstones.stamp(layout))

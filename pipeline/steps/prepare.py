@@ -1,4 +1,4 @@
-"""Prepare: look at the task's rows, give each its content hash, and cut them into shards.
+"""Prepare: look at the task's rows, give each its content hash, cut them into shards, and say which splits share rows.
 
 Runs whenever the workflow is parsed. While the stamp of the plan (task, code, sources) is the same, nothing is read.
 """
@@ -16,6 +16,7 @@ from pipeline.shards import Plan, cut, settled_rows
 from pipeline.steps.freshness import stamp_of, stamp_of_files
 from pipeline.steps.job import Job
 from pipeline.steps.retire import contents
+from pipeline.steps.shared import shared_rows
 from pipeline.steps.tasks import checked_shown, load_task
 from pipeline.steps.tombstones import applied, stamp
 from pipeline.storage.arrays import write_arrays
@@ -30,7 +31,7 @@ SPLITS = ("train", "validation", "query")
 
 
 def run(job: Job) -> None:
-    """Write `prepare/rows.zarr` and `prepare/plan.json`, unless they are up to date."""
+    """Write rows.zarr, inputs.zarr and plan.json in `prepare/`, unless they are up to date."""
     section = job.config.task
     task = load_task(section)
     made_from = stamp_of(job.config, _sources(task), stamp(job.layout))
@@ -39,13 +40,15 @@ def run(job: Job) -> None:
     facts = check_task(task)
     _check_trainable(section, facts)
     _check_show(task)
-    hashes = {split: _hashes(job, task, split) for split in SPLITS}
-    _write_rows(job, task, facts, hashes)
+    labelled = facts.labelled and facts.classifies
+    named = {split: _hashes(job, task, split, labelled) for split in SPLITS}
+    hashes = {split: whole for split, (whole, _) in named.items()}
+    _write_rows(job, task, facts, hashes, {split: inputs for split, (_, inputs) in named.items()})
     shard_rows = _shard_rows(job, task)
     plan = Plan(
         splits={split: cut(hashes[split], shard_rows) for split in SPLITS},
         classes=(facts.class_names or ()) if facts.classifies else (),
-        labelled=facts.labelled and facts.classifies,
+        labelled=labelled,
         trains=facts.trains,
         shard_rows=shard_rows,
         truth=_truth(task),
@@ -63,6 +66,8 @@ def run(job: Job) -> None:
     sizes = ", ".join(f"{plan.splits[split].rows} {split}" for split in SPLITS)
     shards = sum(len(plan.splits[split].shards) for split in SPLITS)
     job.say(f"planned {sizes} rows in {shards} shards of up to {shard_rows}")
+    for line in shared_rows(job.layout):
+        job.say(line)
 
 
 def _shard_rows(job: Job, task: Task) -> int:
@@ -98,6 +103,7 @@ def _is_current(layout: Layout, stamp: dict[str, Any]) -> bool:
     try:
         current = Plan.load(layout.plan).stamp == stamp
         read_manifest(layout.hashes)
+        read_manifest(layout.inputs)
     except StoreError:
         return False
     return current and stamp["sources"] is not None
@@ -125,23 +131,32 @@ def _check_show(task: Task) -> None:
         ) from error
 
 
-def _hashes(job: Job, task: Task, split: str) -> list[bytes]:
+def _hashes(job: Job, task: Task, split: str, labelled: bool) -> tuple[list[bytes], list[bytes]]:
+    """Of each row of a split, and of each without its label: the same where the task has none."""
     rows = row_set(task, split)
     progress = job.progress(f"hashing {split} rows", len(rows))
-    hashes = []
+    hashes, inputs = [], []
     for i in range(len(rows)):
-        hashes.append(rows.digest(i))
+        whole, without = rows.digests(i) if labelled else 2 * (rows.digest(i),)
+        hashes.append(whole)
+        inputs.append(without)
         progress.add()
-    return hashes
+    return hashes, inputs
 
 
-def _write_rows(job: Job, task: Task, facts: Facts, hashes: dict[str, list[bytes]]) -> None:
-    """Hashes [n, 16] of each split, and the given labels [N] (-1 without)."""
+def _write_rows(job: Job, task: Task, facts: Facts, hashes: dict[str, list[bytes]],
+                inputs: dict[str, list[bytes]]) -> None:  # fmt: skip
+    """Hashes [n, 16] of each split, with labels and without, and the given labels [N] (-1 without)."""
     labels = task.labels if facts.labelled else None
-    arrays = {
-        split: np.frombuffer(b"".join(values), np.uint8).reshape(len(values), 16) for split, values in hashes.items()
-    }
-    arrays["train_label"] = np.full(facts.train, -1) if labels is None else np.asarray(labels, np.int64)
+    given = np.full(facts.train, -1) if labels is None else np.asarray(labels, np.int64)
     identity = {split: cut(values, max(1, len(values))).content for split, values in hashes.items()}
     with job.writing(job.layout.hashes, "rows", identity) as (path, _):
-        write_arrays(path, arrays)
+        write_arrays(path, {**_arrays(hashes), "train_label": given})
+    with job.writing(job.layout.inputs, "inputs", identity) as (path, _):
+        write_arrays(path, _arrays(inputs))
+
+
+def _arrays(hashes: dict[str, list[bytes]]) -> dict[str, np.ndarray[Any, Any]]:
+    return {
+        split: np.frombuffer(b"".join(values), np.uint8).reshape(len(values), 16) for split, values in hashes.items()
+    }

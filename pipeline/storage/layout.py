@@ -36,6 +36,11 @@ class Layout:
         return self.results / "prepare" / "rows.zarr"
 
     @property
+    def inputs(self) -> Path:
+        """The same without its label."""
+        return self.results / "prepare" / "inputs.zarr"
+
+    @property
     def config(self) -> Path:
         """The configuration in force, whole."""
         return self.results / "prepare" / "config.yaml"

@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import Dataset
 
 from pipeline.errors import TaskError
-from pipeline.tasks.base import Row, Task
+from pipeline.tasks.base import Row, Task, label_key
 
 Positions = np.ndarray[Any, Any]
 
@@ -53,7 +53,7 @@ def relabelled(row: Row, label: int) -> Row:
         TaskError: a row of another form.
     """
     if isinstance(row, dict):
-        key = next((name for name in ("labels", "label") if name in row), None)
+        key = label_key(row)
         if key is not None:
             return {**row, key: _as(row[key], label)}
     elif isinstance(row, (tuple, list)) and len(row) > 1:

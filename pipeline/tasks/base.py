@@ -156,7 +156,7 @@ class Task(ABC):
         Serves rows of the form (inputs..., label) and dicts with a key "label" or "labels"; others override it.
         """
         if isinstance(batch, dict):
-            key = next((name for name in ("labels", "label") if name in batch), None)
+            key = label_key(batch)
             if key is not None:
                 return {**batch, key: labels.to(batch[key].dtype)}
         elif isinstance(batch, (tuple, list)) and isinstance(batch[-1], Tensor):
@@ -194,6 +194,21 @@ def trains(task: Task) -> bool:
 def classifies(task: Task) -> bool:
     """Whether the task is a classification."""
     return type(task).logits is not Task.logits
+
+
+def input_of(task: Task, row: Row) -> Any:
+    """A row of a task with labels, without its label: two rows with one input give the same, whatever their labels.
+
+    As `relabel` tells where the label is: by the form of the row, or as a batch of the task's own under label 0.
+    """
+    if type(task).collate is Task.collate and type(task).relabel is Task.relabel:
+        return {**row, label_key(row): None} if isinstance(row, dict) else row[:-1]
+    return task.relabel(task.collate([row]), torch.zeros(1, dtype=torch.int64))
+
+
+def label_key(row: dict[Any, Any]) -> str | None:
+    """The key of the label in a row or batch that is a dict."""
+    return next((name for name in ("labels", "label") if name in row), None)
 
 
 def has_features(task: Task) -> bool:

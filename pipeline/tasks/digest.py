@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 import struct
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -54,7 +55,7 @@ def _walk(value: Any, spelt: list[bytes]) -> None:
         _put(spelt, b"S", str(len(value)).encode())
         for item in value:
             _walk(item, spelt)
-    elif isinstance(value, dict):
+    elif isinstance(value, Mapping):
         _put(spelt, b"D", str(len(value)).encode())
         for key in sorted(value, key=digest):
             _walk(key, spelt)

@@ -13,7 +13,7 @@ from torch.utils.data import IterableDataset
 
 from pipeline.core.capture.batches import convert
 from pipeline.errors import DataError, InputError
-from pipeline.tasks.base import Batch, Row, Task
+from pipeline.tasks.base import Batch, Row, Task, input_of
 from pipeline.tasks.blame import blame, file_of
 from pipeline.tasks.digest import digest
 
@@ -93,7 +93,27 @@ class RowSet:
         Raises:
             DataError: the row cannot be read or holds something without canonical bytes.
         """
+        return self._digest(self.row(index), index)
+
+    def digests(self, index: int) -> tuple[bytes, bytes]:
+        """The same, and 16 bytes that name its input, for tasks with labels; where that has no bytes, the row's again.
+
+        Raises:
+            DataError: as above, or the row cannot be given another label.
+        """
         row = self.row(index)
+        whole = self._digest(row, index)
+        try:
+            return whole, digest(input_of(self.task, row))
+        except DataError:
+            return whole, whole
+        except Exception as error:
+            raise DataError(
+                f"expected {self.split} row {index} to be collated and relabelled, got {blame(error, *self._files)}; "
+                "give all rows one form, or write Task.relabel"
+            ) from error
+
+    def _digest(self, row: Row, index: int) -> bytes:
         try:
             return digest(row)
         except DataError as error:

@@ -16,8 +16,7 @@ from pipeline.retrainings import Member, blocks, members
 from pipeline.steps import memorisation, prepare, retrain, retraining
 from pipeline.steps.job import Job
 from pipeline.steps.retrained import open_retrained
-from pipeline.steps.shared import shared_rows
-from pipeline.storage.arrays import Arrays, write_arrays
+from pipeline.storage.arrays import Arrays
 from pipeline.storage.artefact import manifest_path, read_manifest
 from pipeline.storage.layout import Layout
 from pipeline.storage.tables import read_table, write_table
@@ -159,15 +158,3 @@ def test_a_task_that_does_not_train_is_refused(run, monkeypatch):
     monkeypatch.setattr(retrain, "trains", lambda task: False)
     with pytest.raises(TaskError, match="expected a task that trains its model to retrain it"):
         train(run, "half")
-
-
-def test_rows_that_stand_in_two_splits_are_named(run):
-    layout = Layout(run)
-    assert shared_rows(layout) == []
-    a, b, c, d = np.arange(64, dtype=np.uint8).reshape(4, 16)
-    made = job(run, "prepare")
-    with made.writing(layout.hashes, "rows", {}) as (path, _):
-        write_arrays(path, {"train": np.stack([a, b, a]), "validation": np.stack([c]), "query": np.stack([d, b, a, a])})
-    assert shared_rows(layout) == [
-        "2 rows of train and query are the same (train 0 = query 2, train 1 = query 1): evaluation on them flatters"
-    ]
