@@ -165,12 +165,18 @@ def check_classes(config: Config, classes: int) -> None:
     """Refuse what so many classes do not allow.
 
     Raises:
-        ConfigError: other estimators are to suggest labels, and gradients are not captured under all of them.
+        ConfigError: gradients of all rows under all labels are wanted, and not captured under so many.
     """
-    if config.evaluate.relabel and classes > config.candidates.max_classes:
+    most = config.candidates.max_classes
+    if config.evaluate.relabel and classes > most:
         raise ConfigError(
-            f"expected at most {config.candidates.max_classes} classes for evaluate.relabel, got {classes}; raise "
-            "candidates.max_classes, or empty evaluate.relabel"
+            f"expected at most {most} classes for evaluate.relabel, got {classes}; set candidates.max_classes to "
+            f"{classes}, or empty evaluate.relabel"
+        )
+    if "confident_learning" in config.scores.estimators and classes > most:
+        raise ConfigError(
+            f"expected at most {most} classes for confident_learning, got {classes}; set candidates.max_classes to "
+            f"{classes}, for gradients of every train row under so many labels, or take it out of scores.estimators"
         )
 
 

@@ -179,9 +179,21 @@ def test_sections_are_frozen():
 def test_labels_by_other_estimators_want_gradients_under_all_classes():
     config = validate(changed("evaluate.relabel", ["tracin"]))
     settings.check_classes(config, config.candidates.max_classes)
-    with pytest.raises(ConfigError, match="expected at most 32 classes for evaluate.relabel, got 33; raise candidates"):
+    with pytest.raises(
+        ConfigError, match=r"at most 32 classes for evaluate.relabel, got 33; set candidates.max_classes to 33"
+    ):
         settings.check_classes(config, 33)
     settings.check_classes(settings.load(), 33)
+
+
+def test_confident_learning_wants_gradients_under_all_classes():
+    config = validate(changed("scores.estimators", ["confident_learning"]))
+    settings.check_classes(config, config.candidates.max_classes)
+    with pytest.raises(
+        ConfigError, match="at most 32 classes for confident_learning, got 40; set candidates.max_classes to 40"
+    ):
+        settings.check_classes(config, 40)
+    settings.check_classes(settings.validate(settings.merge(config.plain(), {"candidates": {"max_classes": 40}})), 40)
 
 
 # Overlays and paths

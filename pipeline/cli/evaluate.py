@@ -117,10 +117,22 @@ def evaluate(
         return
     for table, rows in found.items():
         show(rows, False, HEADERS[table])
+        if table == "relabel":
+            say_unjudged(rows[0], plan)
     for other, keys in differing.items():
         click.echo(f"{run} and {other} differ in {', '.join(keys) or 'no setting'}")
     for line in shared_rows(layout):
         click.echo(line)
+
+
+def say_unjudged(row: dict[str, Any], plan: Plan) -> None:
+    """How many wrong rows no label is suggested for by S, so that none is judged on them."""
+    if row["rows"] < row["wrong"]:
+        click.echo(
+            f"labels are judged on {row['rows']} of {row['wrong']} rows whose label is wrong: the others have no "
+            "gradients under every label; all have them with candidates.rows all and candidates.max_classes "
+            f"{len(plan.classes)} or more"
+        )
 
 
 def _fitting(plan: Plan, table: str) -> str:

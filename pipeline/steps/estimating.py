@@ -116,7 +116,8 @@ class RunStores:
         if len(positions) < self._present():
             raise StoreError(
                 f"expected the losses of all {self._present()} train rows under every label for confident_learning, "
-                f"got those of {len(positions)}; set candidates.rows to all and run `lowland run`"
+                f"got those of {len(positions)}; set candidates.rows to all, candidates.max_classes to at least "
+                f"{len(self.plan.classes)}, and run `lowland run`"
             )
         return positions, np.concatenate([-shard.read("loss")[shard.counted].astype(np.float64) for shard in shards])
 

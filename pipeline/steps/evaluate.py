@@ -144,7 +144,10 @@ def _neighbours(job: Job, task: Task, given: Array, judged: Array) -> Array | No
 
 def _relabel(job: Job, task: Task, scores: dict[str, list[Any]], truth: Array, wrong: Array,
              detected: Array) -> list[dict[str, Any]]:  # fmt: skip
-    """Share of the truly mislabelled rows, and of the detected ones, whose suggested label is the true one."""
+    """Share of the truly mislabelled rows, and of the detected ones, whose suggested label is the true one.
+
+    `rows` of the `wrong` ones are judged, and `detected` of as many: those that have candidates.
+    """
     suggestions = {
         ("FVM, argmin of S over labels", "flat", False): np.asarray(scores["suggested"]),
         ("posterior, likeliest other label", "flat", False): np.asarray(scores["otherwise"]),
@@ -157,7 +160,7 @@ def _relabel(job: Job, task: Task, scores: dict[str, list[Any]], truth: Array, w
     for (method, checkpoint, control), labels in suggestions.items():
         head = {"method": method, "checkpoint": checkpoint, "control": control}
         of_wrong, of_detected = (_share(labels == truth, judged & chosen) for chosen in (wrong, detected))
-        rows.append({**head, "accuracy": of_wrong[0], "rows": of_wrong[1],
+        rows.append({**head, "accuracy": of_wrong[0], "rows": of_wrong[1], "wrong": int(wrong.sum()),
                      "of_detected": of_detected[0], "detected": of_detected[1]})  # fmt: skip
     return rows
 

@@ -118,7 +118,7 @@ def _recall(layout: Layout, rows: list[Row]) -> Lines | None:
 def _relabel(layout: Layout) -> Iterator[Evaluation]:
     rows = _rows(layout, "relabel")
     if rows:
-        notes = [f"{row['rows']} rows" for row in rows]
+        notes = [f"{row['rows']} of {row['wrong']} wrong rows" for row in rows]
         yield Evaluation(
             _plain(rows, {"share right": "accuracy"}, notes),
             "What should wrong labels have been?",

@@ -10,7 +10,9 @@ import pytest
 from sklearn import metrics
 
 from pipeline import config as settings
+from pipeline.cli.evaluate import say_unjudged
 from pipeline.steps import evaluate, prepare, train
+from pipeline.steps.evaluations import evaluations
 from pipeline.steps.job import Job
 from pipeline.steps.tasks import task_of
 from pipeline.storage.artefact import open_artefact
@@ -27,8 +29,11 @@ def job(run: Path, stage: str, noise: str) -> Job:
     return Job(stage, Layout(run), settings.validate(settings.merge(settings.defaults(), values)), lambda line: None)
 
 
-def evaluated(run: Path, noise: str = "uniform") -> tuple[Job, dict[str, np.ndarray], np.ndarray]:
-    """A run with made scores that has been evaluated, its scores, and which labels are wrong; row 7 is not a number."""
+def evaluated(run: Path, noise: str = "uniform", known: int = ROWS) -> tuple[Job, dict[str, np.ndarray], np.ndarray]:
+    """A run with made scores that has been evaluated, its scores, and which labels are wrong; row 7 is not a number.
+
+    S suggests labels for the first `known` rows.
+    """
     prepare.run(job(run, "prepare", noise))
     train.run(job(run, "train", noise))
     made = job(run, "evaluate", noise)
@@ -38,6 +43,7 @@ def evaluated(run: Path, noise: str = "uniform") -> tuple[Job, dict[str, np.ndar
     scores["s"][7] = np.nan
     columns: dict[str, Any] = {**scores, "given": given, "flag": (np.arange(ROWS) == 7).astype(int)}
     columns |= {"suggested": np.where(np.arange(ROWS) % 2, truth, given), "predicted": truth, "otherwise": truth}
+    columns["suggested"][known:] = -1
     with made.writing(made.layout.scores, "scores", {}) as (path, _):
         write_table(path, columns, {})
     evaluate.run(made)
@@ -84,6 +90,23 @@ def test_detected_rows_are_as_many_of_the_most_suspicious_as_are_wrong(made):
     worst = kept[np.argsort(-scores["wrong"][kept])][: wrong[kept].sum()]
     right = (worst % 2 == 1) | ~wrong[worst]
     assert (row["of_detected"], row["detected"]) == (pytest.approx(right.mean()), len(worst))
+
+
+def test_relabelling_says_on_how_many_of_the_wrong_rows_it_is_judged(made, tmp_path, capsys):
+    whole, _, wrong = made
+    some, *_ = evaluated(tmp_path, known=20)
+    tables = [open_artefact(job.layout.evaluation("relabel"), "evaluation").record["rows"] for job in (whole, some)]
+    kept = wrong & (np.arange(ROWS) != 7)
+    assert {(row["rows"], row["wrong"]) for row in tables[0]} == {(kept.sum(), kept.sum())}
+    assert {(row["rows"], row["wrong"]) for row in tables[1]} == {(kept[:20].sum(), kept.sum())}
+    (shown,) = [each for each in evaluations(some.layout) if "wrong labels have been" in each.question]
+    assert {row.note for row in shown.rows} == {f"{kept[:20].sum()} of {kept.sum()} wrong rows"}
+    for rows in tables:
+        say_unjudged(rows[0], some.plan())
+    assert capsys.readouterr().out == (
+        f"labels are judged on {kept[:20].sum()} of {kept.sum()} rows whose label is wrong: the others have no gradients "
+        "under every label; all have them with candidates.rows all and candidates.max_classes 10 or more\n"
+    )
 
 
 def test_people_can_read_the_tables(made):
