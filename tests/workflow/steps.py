@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.stages import stage
+from benchmarks.stages import further, stage
 from pipeline import config as settings
 from pipeline.config import CHECKPOINTS, CURVATURE_SPLIT, Config
 from pipeline.shards import Plan
+from pipeline.steps.candidates import only_suspects
 from pipeline.storage.layout import Layout
 from pipeline.storage.tables import read_table
 
@@ -36,12 +37,16 @@ def compute(directory: Path, config: Config) -> dict[str, np.ndarray]:
         stage(layout, config, "curvature", checkpoint=checkpoint, split=CURVATURE_SPLIT[checkpoint])
         for split in [name for name in ("validation", "query") if plan.splits[name].rows]:
             stage(layout, config, "vectors", checkpoint=checkpoint, split=split)
+    if plan.labelled and only_suspects(config, plan, "flat", "train"):
+        stage(layout, config, "suspects")
     for shard in plan.splits["train"].shards if plan.labelled else ():
         stage(layout, config, "candidates", checkpoint="flat", split="train", shard=shard.name)
     if plan.labelled:
         if not layout.checkpoint("folds").exists():
             stage(layout, config, "folds")
         stage(layout, config, "posterior")
+    for name, where in further(plan, config, ("train", "validation")):
+        stage(layout, config, name, **where)
     stage(layout, config, "scores")
     return scores_of(directory)
 

@@ -11,6 +11,8 @@ import pytest
 from scipy.stats import spearmanr
 
 from pipeline.config import Config
+from pipeline.storage.artefact import read_manifest
+from pipeline.storage.layout import Layout
 from tests.workflow.runs import ROWS, Project, array_bytes, edited, table
 from tests.workflow.steps import compute, config_of, scores_of
 
@@ -76,15 +78,35 @@ def test_the_order_of_rows_changes_no_score(
     assert (made["content"][back] == scores_of(reference)["content"]).all()
 
 
+FURTHER = {
+    "flatten": {"strength": "auto", "candidates": [0.05, 0.2], "folds": 2},
+    "checkpoints": {"seeds": 1},
+    "ensemble": {"members": 2, "steps": 4, "batch_rows": 10},
+    "scores": {
+        "estimators": ["w", "self_influence", "tracin", "classical", "trak", "datainf", "relatif", "cosine",
+                       "confident_learning", "classical_ekfac", "s_kfac", "gex"]
+    },
+}  # fmt: skip
+"""The strength sought on held-out rows, the default estimators and further ones."""
+
+
 def test_true_labels_change_no_score(project: Project, tmp_path: Path) -> None:
-    first = compute(tmp_path / "first", config_of(project.config))
+    config = config_of(project.config, **FURTHER)
+    first = compute(tmp_path / "first", config)
     rows = table(ROWS)
     rows[:, 65] = np.random.default_rng(1).permutation(rows[:, 65])
     assert (rows != table(ROWS)).any()
     with edited(project.data, array_bytes(rows)):
-        second = compute(tmp_path / "second", config_of(project.config))
+        second = compute(tmp_path / "second", config)
+    assert set(config.scores.estimators) <= set(first)
     for name, values in first.items():
-        assert np.array_equal(values, second[name]), name
+        assert np.array_equal(values, second[name], equal_nan=values.dtype.kind == "f"), name
+    for name in config.scores.estimators:
+        assert np.isfinite(first[name].astype(float)).all(), name
+    strengths = [
+        read_manifest(Layout(tmp_path / run).checkpoint("flat")).identity["strength"] for run in ("first", "second")
+    ]
+    assert strengths[0] == strengths[1]
 
 
 def test_the_workflow_computes_what_its_steps_do(project: Project, tmp_path: Path) -> None:
