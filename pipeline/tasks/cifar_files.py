@@ -3,8 +3,8 @@
 CIFAR (https://www.cs.toronto.edu/~kriz/cifar.html), python version: pickled dicts, `data_batch_1` to `data_batch_5` and
 `test_batch`, or `train` and `test`, with `data` [n, 3072] uint8 (red, green, blue planes of 32 x 32, row by row) and
 `labels`, or `fine_labels`. CIFAR-N (http://noisylabels.com, https://github.com/UCSC-REAL/cifar-10-100n): a dict saved
-by torch with arrays of one label for each of the 50,000 train images, in the order of the batches: `clean_label` and
-what people said. Files are looked for in the directory and up to two levels below it.
+by torch with arrays, or tensors, of one label for each of the 50,000 train images, in the order of the batches:
+`clean_label` and what people said. Files are looked for in the directory and up to two levels below it.
 """
 
 from __future__ import annotations

@@ -112,7 +112,9 @@ def cifar_bytes(images: np.ndarray, labels: np.ndarray, key: str) -> bytes:
     return pickle.dumps(batch, protocol=2)
 
 
-def write_cifar(folder: Path, classes: int = 10, a_batch: int = 30, test: int = 20, zipped: bool = True) -> Path:
+def write_cifar(
+    folder: Path, classes: int = 10, a_batch: int = 30, test: int = 20, zipped: bool = True, tensors: bool = False
+) -> Path:
     """Python batches in a directory below `folder`, and beside it the human labels: in each kind others are wrong."""
     inside = folder / f"cifar-{classes}-batches-py"
     inside.mkdir(parents=True)
@@ -132,6 +134,8 @@ def write_cifar(folder: Path, classes: int = 10, a_batch: int = 30, test: int = 
     for step, kind in enumerate(kinds, 2):
         name = f"{kind[:-1]}_label{kind[-1]}" if kind[-1].isdigit() else f"{kind}_label"
         said[name] = np.where(np.arange(len(truth)) % step == 0, (truth + 1) % classes, truth)
+    if tensors:
+        said = {key: torch.from_numpy(labels) for key, labels in said.items()}
     torch.save(said, folder / f"CIFAR-{classes}_human.pt", _use_new_zipfile_serialization=zipped)
     return folder
 

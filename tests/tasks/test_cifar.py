@@ -163,13 +163,77 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(data)
         with pytest.raises(DataError, match=f"plain containers in the pickle {name}, got "):
             read_pickled(tmp_path / name)
-    torch.save({"clean_label": torch.arange(3)}, tmp_path / "tensors.pt")
-    with pytest.raises(DataError, match="nothing else is read, for safety"):
-        read_pickled(tmp_path / "tensors.pt")
+    torch.save({"clean_label": torch.zeros(3, dtype=torch.complex64)}, tmp_path / "complex.pt")
+    with pytest.raises(DataError, match=r"the name torch.ComplexFloatStorage; nothing else is read, for safety"):
+        read_pickled(tmp_path / "complex.pt")
     with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
         archive.writestr("a.txt", "a")
     with pytest.raises(DataError, match="0 members data.pkl"):
         read_pickled(tmp_path / "other.zip")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_labels_may_be_tensors(tmp_path: Path, zipped: bool) -> None:
+    arrays = task(write_cifar(tmp_path / "a"), noise="worst")
+    tensors = task(write_cifar(tmp_path / "t", zipped=zipped, tensors=True), noise="worst")
+    assert (tensors.labels, tensors.true_labels) == (arrays.labels, arrays.true_labels)
+    file = tmp_path / "t" / "CIFAR-10_human.pt"
+    said = torch.load(file, weights_only=True)
+    for labels, message in (
+        (said["worse_label"] + 1, r"^expected 'worse_label' in CIFAR-10_human.pt from 0 to 9, got 1 to 10"),
+        (said["worse_label"].float(), r"^expected 'worse_label' in .* to be whole numbers \[n\], got float32 \(150,\)"),
+        (said["worse_label"][:100], r"^expected 150 labels in CIFAR-10_human.pt, one a train image, got 100"),
+    ):
+        torch.save({**said, "worse_label": labels}, file, _use_new_zipfile_serialization=zipped)
+        refused(tmp_path / "t", message, noise="worst")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("kind", ["int64", "int32", "int16", "int8", "uint8", "bool", "float32", "float64"])
+def test_tensors_come_back_as_arrays(tmp_path: Path, zipped: bool, kind: str) -> None:
+    whole = torch.arange(24).reshape(2, 3, 4).to(getattr(torch, kind))
+    kept = {"whole": whole, "part": whole[1, 1:, ::2], "turned": whole[0].t(), "one": whole[1, 2, 3], "none": whole[:0]}
+    torch.save({**kept, "array": np.arange(3)}, tmp_path / "x", _use_new_zipfile_serialization=zipped)
+    read = read_pickled(tmp_path / "x")
+    for name, tensor in kept.items():
+        assert read[name].dtype == kind and np.array_equal(read[name], tensor.numpy())
+    assert np.array_equal(read["array"], np.arange(3))
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize(
+    ("start", "shape", "strides"),
+    [(1, (3,), (1,)), (0, (2, 2), (2, 1)), (2, (2,), (-1,)), (-1, (1,), (1,)), (0, (9,), (0,))],
+)
+def test_a_tensor_beyond_its_values_is_refused(
+    tmp_path: Path, zipped: bool, start: int, shape: tuple[int, ...], strides: tuple[int, ...]
+) -> None:
+    values = torch.arange(3)
+    stored = torch.storage.TypedStorage(wrap_storage=values.untyped_storage(), dtype=values.dtype, _internal=True)
+
+    class Beyond:
+        def __reduce__(self) -> Any:
+            return torch._utils._rebuild_tensor_v2, (stored, start, shape, strides, False, {})
+
+    torch.save({"a": Beyond()}, tmp_path / "x", _use_new_zipfile_serialization=zipped)
+    with pytest.raises(DataError, match="a tensor beyond its values"):
+        read_pickled(tmp_path / "x")
+
+
+def test_a_tensor_of_another_that_repeats_a_value_is_refused(tmp_path: Path) -> None:
+    """Three times the last value, and then three values from there: two of them would lie beyond the file."""
+
+    class Repeated:
+        def __reduce__(self) -> Any:
+            return torch._utils._rebuild_tensor_v2, (np.arange(3), 2, (3,), (0,), False, {})
+
+    class Beyond:
+        def __reduce__(self) -> Any:
+            return torch._utils._rebuild_tensor_v2, (Repeated(), 0, (3,), (1,), False, {})
+
+    (tmp_path / "x").write_bytes(pickle.dumps({"a": Beyond()}))
+    with pytest.raises(DataError, match="a tensor of something else than its values"):
+        read_pickled(tmp_path / "x")
 
 
 @pytest.mark.parametrize("protocol", range(6))
