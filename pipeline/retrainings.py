@@ -8,7 +8,7 @@ anything ran, so they follow from the configuration alone; which rows a name sta
 | half | random subsets, `lds_fraction` of the rows | LDS |
 | most | random subsets, `memorisation_fraction` of the rows | memorisation, influence of pairs, LDS |
 | removal | suspects, random or truly wrong rows removed, relabelled; the least suspicious pruned | test accuracy |
-| cleansing | suspects or random rows removed, for tasks that give no labels | the task's metric |
+| cleansing | suspects (but by `wrong`) or random rows removed, for tasks that give no labels | the task's metric |
 | memorised | memorised rows removed, and as many at random | memorisation |
 | single | one row left out | leave-one-out |
 
@@ -56,7 +56,7 @@ def members(section: RetrainSection, set_name: str) -> list[Member]:
         case "removal":
             actions, seeds = removal_actions(section.rankings), section.seeds
         case "cleansing":
-            removed = [f"{name}.removed" for name in ("random", *section.rankings)]
+            removed = [f"{name}.removed" for name in ("random", *section.rankings) if name != "wrong"]  # needs labels
             actions, seeds = [PLAIN, *removed], section.seeds
         case "memorised":
             actions, seeds = [PLAIN, "memorised.removed", "random.removed"], section.seeds

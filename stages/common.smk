@@ -261,10 +261,10 @@ def retrained(set_name):
 
 
 def retrained_from(wildcards):
-    """What tells a set its rows: scores for suspects, memorisation for memorised rows."""
-    scores = "results/scores/scores.json"
-    told_by = {"removal": scores, "cleansing": scores, "memorised": "results/evaluation/memorisation.json"}
-    return [told_by[wildcards.set]] if wildcards.set in told_by else []
+    """What tells a set its rows and labels: scores and predictions for suspects, memorisation for memorised rows."""
+    scores, trained = "results/scores/scores.json", "results/checkpoints/trained.json"
+    memorised = "results/evaluation/memorisation.json"
+    return {"removal": [scores, trained], "cleansing": [scores], "memorised": [memorised]}.get(wildcards.set, [])
 
 
 def evaluated():

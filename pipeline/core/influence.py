@@ -71,17 +71,26 @@ def relabel(scores: Array, given: Array) -> tuple[Array, Array]:
     return suggested, scores[rows, given] - scores[rows, suggested]
 
 
+def likeliest(probabilities: Array) -> Array:
+    """The most probable label of each row, [n].
+
+    Args:
+        probabilities: of each label, or their logarithms, [n, C]; of rows that are not numbers -1 is said.
+    """
+    known = np.asarray(~np.isnan(probabilities).any(1))
+    return np.where(known, np.where(known[:, None], probabilities, 0.0).argmax(1), -1)
+
+
 def likeliest_other(probabilities: Array, given: Array) -> Array:
     """The label that each row has if the given one is wrong: the most probable of the others, [n].
 
     Args:
-        probabilities: of each label, [n, C]; of rows that are not finite -1 is said.
+        probabilities: as for `likeliest`.
         given: given labels, [n].
     """
     others = np.array(probabilities, np.float64)
-    others[np.arange(len(given)), given] = -1.0
-    known = np.asarray(np.isfinite(others).all(1))
-    return np.where(known, np.where(known[:, None], others, 0.0).argmax(1), -1)
+    others[np.arange(len(given)), given] -= np.inf  # NaN stays NaN
+    return likeliest(others)
 
 
 def order(scores: Array, ids: Array, bottom: bool = False) -> Array:

@@ -11,7 +11,10 @@ from torch import Tensor, nn
 
 from pipeline.core.features import logits_and_features
 from pipeline.core.rows import losses_of
+from pipeline.steps.tasks import model_at
+from pipeline.storage.layout import Layout
 from pipeline.tasks.base import Batch, Task
+from pipeline.tasks.checks import row_set
 from pipeline.tasks.rows import RowSet
 
 Array = np.ndarray[Any, Any]
@@ -41,6 +44,14 @@ def predicted(
         seen(len(logits))
     known = [part for part in features if part is not None]
     return np.concatenate(logs), np.concatenate(known) if len(known) == len(features) else None
+
+
+@torch.no_grad()
+def said_at(task: Task, layout: Layout, checkpoint: str) -> Array:
+    """Log probabilities of all train rows by the model at a checkpoint, [N, C] float32."""
+    rows, model = row_set(task, "train"), model_at(task, layout, checkpoint)
+    logits = (task.logits(model, batch) for batch in _batches(rows, range(len(rows))))
+    return np.concatenate([each.float().log_softmax(1).numpy() for each in logits])
 
 
 def labels_behind(task: Task, model: nn.Module, rows: RowSet, positions: Sequence[int], classes: int) -> Array:

@@ -14,11 +14,13 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.core.influence import likeliest
 from pipeline.errors import ConfigError, DataError
 from pipeline.methods import RANKED
 from pipeline.provenance import digest_bytes
 from pipeline.retrainings import PLAIN, Member
 from pipeline.steps.job import Job
+from pipeline.steps.predictions import said_at
 from pipeline.steps.tasks import derive
 from pipeline.storage.artefact import read_manifest
 from pipeline.storage.opened import open_arrays
@@ -30,8 +32,10 @@ Array = np.ndarray[Any, Any]
 FALLBACK_SHARE = 0.1
 """Share of the rows that is removed where it is `auto` and the truth is not known."""
 
-PREDICTED = ("loss_flat", "norm_flat")
-"""Rankings by plain controls, which are relabelled with the prediction at flat, as a control should be."""
+LABELS = {"wrong": "otherwise", "loss_flat": "predicted", "norm_flat": "predicted"}
+"""Rankings whose rows get another label than S suggests, and its column: `wrong` says what a row is if its label is
+wrong, and a plain control knows no more than the prediction at its checkpoint, so that it owes nothing to FVM. That of
+`loss_trained` is no column: the model at `trained` says it."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +171,14 @@ class Selector:
         """Labels that relabelling would give, [N]; -1 where unknown."""
         if name == "oracle":
             return np.asarray(self.task.true_labels)
-        column = "predicted" if name in PREDICTED else "suggested"
         if not self.job.plan().labelled:
             raise DataError("expected a classification with labels to retrain relabelled rows, got none; add labels")
+        if name == "loss_trained":
+            return self._predicted_at_trained
+        column = LABELS.get(name, "suggested")
         return np.asarray(read_table(self.job.layout.scores, [column])[column])
+
+    @cached_property
+    def _predicted_at_trained(self) -> Array:
+        """What the model that was trained on all rows predicts of each, [N]; -1 where that is no number."""
+        return likeliest(said_at(self.task, self.job.layout, "trained"))

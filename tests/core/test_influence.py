@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.config import SCORES
-from pipeline.core.influence import SIGNED, likeliest_other, order, pairwise, relabel, unit
+from pipeline.core.influence import SIGNED, likeliest, likeliest_other, order, pairwise, relabel, unit
 
 
 @pytest.mark.parametrize("score", SIGNED)
@@ -79,3 +79,9 @@ def test_the_likeliest_other_label_is_never_the_given_one() -> None:
     probabilities = np.array([[0.7, 0.2, 0.1], [0.1, 0.6, 0.3], [0.0, 0.0, 1.0], [np.nan] * 3])
     assert likeliest_other(probabilities, np.array([0, 2, 2, 1])).tolist() == [1, 1, 0, -1]
     assert probabilities[0, 0] == 0.7
+
+
+def test_labels_are_as_likely_by_logarithms_however_small() -> None:
+    logs = np.array([[0.0, -900.0, -800.0], [-1.0, -np.inf, -2.0], [0.0, np.nan, -1.0]], np.float32)
+    assert likeliest(logs).tolist() == [0, 0, -1]
+    assert likeliest_other(logs, np.array([0, 0, 0])).tolist() == [2, 2, -1]

@@ -7,21 +7,32 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from pipeline import config as settings
 from pipeline.core.memorisation import influence
 from pipeline.errors import ConfigError, TaskError
-from pipeline.methods import METHODS
+from pipeline.methods import METHODS, RANKED
 from pipeline.retrainings import Member, blocks, members
+from pipeline.shards import Plan
 from pipeline.steps import memorisation, prepare, retrain, retraining
 from pipeline.steps.job import Job
+from pipeline.steps.ranking import usual
 from pipeline.steps.retrained import open_retrained
-from pipeline.storage.arrays import Arrays
+from pipeline.steps.selection import Selector
+from pipeline.steps.shared import shared_rows
+from pipeline.steps.tasks import model_at, task_of
+from pipeline.storage.arrays import Arrays, write_arrays
 from pipeline.storage.artefact import manifest_path, read_manifest
 from pipeline.storage.layout import Layout
 from pipeline.storage.tables import read_table, write_table
+from pipeline.storage.weights import save_weights
+from pipeline.tasks.checks import row_set
+from tests.minima import write_flat
 
 ROWS = 40
+SAID = {"suggested": 4, "predicted": 5, "otherwise": 6}
+"""Columns of the score table that say a label, and what they say of every row."""
 RETRAIN = {
     "members": 3, "lds_subsets": 4, "lds_seeds": 2, "memorisation_models": 6, "seeds": 2, "rankings": ["loss_flat"],
     "single_rows": 2, "single_seeds": 1, "memorised_threshold": 0.01,
@@ -36,13 +47,17 @@ def job(run: Path, stage: str, **sections: Any) -> Job:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """A run that is prepared, with scores that call the first rows the worst."""
+    """A run that is prepared and has a plain minimum, with scores that call the first rows the worst."""
     prepare.run(job(tmp_path, "prepare"))
     scores = job(tmp_path, "scores")
-    with scores.writing(scores.layout.scores, "scores", {"estimators": list(METHODS), "posterior": None}) as (path, _):
+    write_flat(scores, task_of(scores.config, scores.plan()).model(), "plain")
+    with scores.writing(scores.layout.scores, "scores", {"estimators": list(METHODS), "posterior": "made"}) as (
+        path,
+        _,
+    ):
         falling = np.arange(ROWS, 0, -1.0)
-        labels = {"given": np.zeros(ROWS, int), "suggested": np.full(ROWS, 4), "predicted": np.full(ROWS, 5)}
-        write_table(path, {**labels, **dict.fromkeys(METHODS, falling)}, {})
+        labels = {name: np.full(ROWS, label) for name, label in SAID.items()}
+        write_table(path, {"given": np.zeros(ROWS, int), **labels, **dict.fromkeys(RANKED, falling)}, {})
     return tmp_path
 
 
@@ -122,6 +137,47 @@ def _check_table(made: Job, correct: np.ndarray, actions: list[str]) -> None:
     assert row["over_control_error"] == pytest.approx(difference.std(ddof=1) / np.sqrt(2))
     assert (row["removed"], row["relabelled"], row["seeds"]) == (4, 0, 2)
     assert made.layout.evaluation("retraining-removal").with_suffix(".md").read_text().count("\n| ") == len(rows) + 2
+
+
+@pytest.mark.parametrize(("ranking", "label"), [
+    ("wrong", "otherwise"), ("s", "suggested"), ("self_influence", "suggested"), ("loss_flat", "predicted"),
+    ("norm_flat", "predicted"),
+])  # fmt: skip
+def test_rows_get_the_label_that_belongs_to_their_ranking(run, ranking, label):
+    made = job(run, "retrain")
+    selector = Selector(made, task_of(made.config, made.plan()), "removal")
+    found = selector.of(Member(f"{ranking}.relabelled", 0))
+    assert found.labels == dict.fromkeys(range(4), SAID[label]) and len(found.kept) == ROWS
+
+
+def test_the_loss_at_trained_gets_what_the_model_there_predicts_and_nothing_of_fvm(run):
+    made = job(run, "retrain")
+    task = task_of(made.config, made.plan())
+    model, stream = task.model(), torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weights in model.parameters():  # as it starts, it predicts one class of all rows
+            weights.normal_(generator=stream)
+    with made.writing(made.layout.checkpoint("trained"), "checkpoint", {}) as (path, _):
+        save_weights(path, model)
+    with torch.no_grad():
+        logits = task.logits(model_at(task, made.layout, "trained"), row_set(task, "train").batch(range(ROWS)))
+    expected = logits.argmax(1).tolist()
+    assert len(set(expected[:4])) > 1
+    found = Selector(made, task, "removal").of(Member("loss_trained.relabelled", 0))
+    assert found.labels == dict(enumerate(expected[:4]))
+
+
+def test_the_default_of_suspects_is_judged_by_default_where_there_are_labels():
+    section = settings.validate(settings.defaults()).retrain
+    plan = Plan({}, (), True, True, 8, "", (), {}, {})
+    assert usual(settings.defaults()["suspects"]["score"], plan) in section.rankings
+    actions = {name: {member.action for member in members(section, name)} for name in ("removal", "cleansing")}
+    assert {f"wrong.{act}" for act in ("removed", "relabelled", "pruned")} < actions["removal"]
+    assert len(actions["removal"]) == 17  # as docs/evaluation.md says
+    assert actions["cleansing"] == {
+        "whole",
+        *(f"{name}.removed" for name in ("random", "s", "loss_flat", "loss_trained")),
+    }
 
 
 def test_memorisation_comes_from_the_members_and_serves_removal(run):
