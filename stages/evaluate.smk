@@ -3,6 +3,7 @@ rule evaluate:
     input:
         scores="results/scores/scores.json",
         trained="results/checkpoints/trained.json",
+        flat="results/checkpoints/flat.json",
         candidates=relabelling_judged(),
     output:
         mislabel="results/evaluation/mislabel.json",

@@ -1,7 +1,8 @@
 """Evaluate: how well each score finds the rows whose given label is wrong, and what relabelling gets right.
 
 True labels are used by this stage alone; planning only checks and digests them. Every table carries the simple
-controls: loss at the same checkpoint, gradient norm, nearest neighbours on the inputs, and the prediction itself.
+controls: loss at the same checkpoint, gradient norm, nearest neighbours on the inputs, and the prediction itself, as it
+is and besides the given label.
 """
 
 from __future__ import annotations
@@ -11,19 +12,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from sklearn.neighbors import KNeighborsClassifier
 
 from pipeline.core.agreement import auc, average_precision, recall_after
+from pipeline.core.influence import likeliest, likeliest_other
 from pipeline.errors import DataError
-from pipeline.methods import METHODS, RANKED, columns_of
+from pipeline.methods import CHECKPOINTS, METHODS, RANKED, columns_of
 from pipeline.steps.estimating import RunStores
 from pipeline.steps.inputs import vectors
 from pipeline.steps.job import Job
+from pipeline.steps.predictions import said_at
 from pipeline.steps.relabelling import best_labels
 from pipeline.steps.stores import open_candidates
 from pipeline.steps.tables import write_evaluation
-from pipeline.steps.tasks import model_at, task_of, use_threads
+from pipeline.steps.tasks import task_of, use_threads
 from pipeline.storage.artefact import open_artefact
 from pipeline.storage.tables import read_table, write_table
 from pipeline.tasks.base import Task
@@ -34,8 +36,8 @@ Array = np.ndarray[Any, Any]
 LABELS = ("suggested", "otherwise", "predicted")
 """Columns of scores.parquet that say a label."""
 
-PREDICTED_ROWS = 256
-"""Rows of a batch of predictions."""
+BESIDES = "prediction besides the given label"
+"""The control of `otherwise`."""
 
 NOTE = "judged by true labels, which are used here only"
 
@@ -45,12 +47,13 @@ POINTS = 101
 
 @dataclass(frozen=True)
 class Judged:
-    """A score of the rows that are judged, [n], larger being more suspicious."""
+    """A score of the rows that it is judged on, [n], larger being more suspicious, and which of them are wrong, [n]."""
 
     method: str
     checkpoint: str
     control: bool
     values: Array
+    wrong: Array
 
     @property
     def head(self) -> dict[str, Any]:
@@ -84,31 +87,37 @@ def run(job: Job) -> None:
     if plan.labelled:
         found = _relabel(job, task, scores, truth, wrong & judged, _detected(scores, judged, count)) if possible else []
         write_evaluation(job, "relabel", found, identity, NOTE)
-    asked = list(_asked(job, task, scores, judged)) if possible else []
-    _write_recall(job, identity, asked, wrong[judged])
+    asked = list(_asked(job, task, scores, judged, wrong)) if possible else []
+    _write_recall(job, identity, asked)
     # The rule's output comes last: while it is missing, the stage is not done.
-    rows = [{**each.head, **_measures(each.values, wrong[judged])} for each in asked]
+    rows = [{**each.head, **_measures(each.values, each.wrong), "rows": len(each.values)} for each in asked]
     write_evaluation(job, "mislabel", rows, identity, NOTE)
 
 
-def _asked(job: Job, task: Task, scores: dict[str, list[Any]], judged: Array) -> Iterator[Judged]:
-    """Every score that all judged rows have, and the neighbours."""
+def _asked(job: Job, task: Task, scores: dict[str, list[Any]], judged: Array, wrong: Array) -> Iterator[Judged]:
+    """Every score, on the judged rows where it is a number, and the neighbours; says where these are not all."""
     for column in (name for name in RANKED if name in scores):
-        method, values = RANKED[column], np.array([np.nan if v is None else v for v in scores[column]], float)[judged]
-        if np.isfinite(values).all():
-            checkpoint = job.config.checkpoints.name_of(method.at)
-            yield Judged(method.title, checkpoint, method.control, method.suspicious * values)
+        method, values = RANKED[column], np.array([np.nan if v is None else v for v in scores[column]], float)
+        title, checkpoint = method.title, job.config.checkpoints.name_of(method.at)
+        known = judged & np.isfinite(values)
+        possible = 0 < (wrong & known).sum() < known.sum()
+        if missing := int((judged & ~known).sum()):
+            what = "it is judged on the others" if possible else "it is left out, as the others are of one kind"
+            job.say(f"{title} at {checkpoint} is no number for {missing} of {int(judged.sum())} rows: {what}")
+        if possible:
+            yield Judged(title, checkpoint, method.control, method.suspicious * values[known], wrong[known])
     neighbours = _neighbours(job, task, np.asarray(scores["given"]), judged)
     if neighbours is not None:
-        yield Judged("kNN on the inputs", "none", True, neighbours[judged])
+        yield Judged("kNN on the inputs", "none", True, neighbours[judged], wrong[judged])
 
 
-def _write_recall(job: Job, identity: dict[str, Any], asked: list[Judged], wrong: Array) -> None:
+def _write_recall(job: Job, identity: dict[str, Any], asked: list[Judged]) -> None:
     """How many of the wrong labels are among so many rows of largest score, for the curves of the report."""
-    counts = np.unique(np.linspace(0, len(wrong), POINTS).round().astype(int))
     columns: dict[str, list[Any]] = {"method": [], "checkpoint": [], "control": [], "inspected": [], "recall": []}
     for each in asked:
-        for count, recall in zip(counts.tolist(), recall_after(each.values, wrong, counts).tolist(), strict=True):
+        counts = np.unique(np.linspace(0, len(each.values), POINTS).round().astype(int))
+        found = recall_after(each.values, each.wrong, counts)
+        for count, recall in zip(counts.tolist(), found.tolist(), strict=True):
             for name, value in {**each.head, "inspected": count, "recall": recall}.items():
                 columns[name].append(value)
     with job.writing(job.layout.evaluation("recall"), "evaluation", {**identity, "table": "recall"}) as (path, _):
@@ -148,12 +157,15 @@ def _relabel(job: Job, task: Task, scores: dict[str, list[Any]], truth: Array, w
 
     `rows` of the `wrong` ones are judged, and `detected` of as many: those that have candidates.
     """
+    given, said = np.asarray(scores["given"]), {name: said_at(task, job.layout, name) for name in CHECKPOINTS}
     suggestions = {
         ("FVM, argmin of S over labels", "flat", False): np.asarray(scores["suggested"]),
         ("posterior, likeliest other label", "flat", False): np.asarray(scores["otherwise"]),
         **_suggested_by(job),
         ("prediction", "flat", True): np.asarray(scores["predicted"]),
-        ("prediction", "trained", True): _predictions(job, task, "trained"),
+        ("prediction", "trained", True): likeliest(said["trained"]),
+        # `otherwise` never repeats the given label, so its control must not either.
+        **{(BESIDES, name, True): likeliest_other(said[name], given) for name in CHECKPOINTS},
     }
     judged = np.asarray(scores["suggested"]) >= 0  # the same rows for all
     rows = []
@@ -197,14 +209,3 @@ def _suggested_by(job: Job) -> dict[tuple[str, str, bool], Array]:
         title = f"{METHODS[name].title}, argmax over labels"
         found[title, job.config.checkpoints.name_of(METHODS[name].at), False] = best_labels(stores, name, at)
     return found
-
-
-def _predictions(job: Job, task: Task, checkpoint: str) -> Array:
-    """The most likely class of every train row, [N]."""
-    rows, model = row_set(task, "train"), model_at(task, job.layout, checkpoint)
-    found = []
-    for start in range(0, len(rows), PREDICTED_ROWS):
-        indices = range(start, min(start + PREDICTED_ROWS, len(rows)))
-        with torch.no_grad():
-            found.append(task.logits(model, rows.batch(indices)).argmax(1).numpy())
-    return np.concatenate(found)

@@ -91,7 +91,10 @@ def _mislabel(layout: Layout) -> Iterator[Evaluation]:
     measures = {"AUC": "auc", "average precision": "average_precision", "recall at the noise rate": "recall_at_rate"}
     if rows:
         yield Evaluation(
-            _plain(rows, measures), "Which labels are wrong?", "the task's true labels", chart=_recall(layout, rows)
+            _plain(rows, measures, [f"{row['rows']} rows" for row in rows]),
+            "Which labels are wrong?",
+            "the task's true labels",
+            chart=_recall(layout, rows),
         )
 
 

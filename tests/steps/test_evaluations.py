@@ -48,7 +48,7 @@ def test_a_run_without_evaluations_shows_none(job: Job) -> None:
 
 
 def test_curves_are_those_of_the_largest_areas(job: Job) -> None:
-    measures = {"average_precision": 0.5, "recall_at_rate": 0.5}
+    measures = {"average_precision": 0.5, "recall_at_rate": 0.5, "rows": 900}
     rows = [{**CONTROL, "auc": 0.9, **measures}] + [
         {**SCORE, "method": f"m{i}", "auc": i / 10, **measures} for i in range(8)
     ]
@@ -69,7 +69,7 @@ def test_curves_are_those_of_the_largest_areas(job: Job) -> None:
     ]
     assert [series.control for series in found.chart.series] == [True] + [False] * 5
     assert found.chart.series[0].points.tolist() == [[0, 0], [10, 1]]
-    assert len(found.rows) == 9
+    assert [row.note for row in found.rows] == ["900 rows"] * 9
 
 
 def test_lds_has_bars_with_intervals_for_each_response_and_the_ceiling_across(job: Job) -> None:
