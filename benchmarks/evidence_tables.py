@@ -31,11 +31,11 @@ FIRST_ORDER = tuple(METHODS[name].title for name in ("classical", "tracin", "dat
 
 
 def at_plain(values: dict[Method, float]) -> dict[Method, float]:
-    """Of the figures of a run at a plain minimum, those of FVM, which is VM there, and of the loss."""
+    """Of the figures of a run at a plain minimum, those of VM, which older runs called FVM there, and of the loss."""
     return {
         (name.replace("FVM", "VM"), "plain"): value
         for (name, checkpoint), value in values.items()
-        if checkpoint == "flat" and (name.startswith("FVM") or name == LOSS)
+        if checkpoint == "flat" and (name.startswith(("FVM", "VM")) or name == LOSS)
     }
 
 

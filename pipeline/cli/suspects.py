@@ -9,6 +9,7 @@ import click
 from pipeline.cli.common import JSON, RUN, layout_of, show
 from pipeline.shards import Plan
 from pipeline.steps.ranking import COLUMN, column_of, read_suspects
+from pipeline.steps.titles import named
 
 
 @click.command()
@@ -44,7 +45,7 @@ def suspects(run: Path, top: int, score: str | None, as_json: bool) -> None:
     plan = Plan.load(layout.plan)
     column = score or column_of(layout, plan)
     found = read_suspects(layout, plan, column, top)
-    header = f"top {len(found)} suspects by {COLUMN[column]}; unsigned, larger is more suspicious"
+    header = f"top {len(found)} suspects by {named(layout, COLUMN[column])}; unsigned, larger is more suspicious"
     if not score and not plan.labelled:
         header += "; the task gives no labels, so that none can be called wrong"
     if found and "stable" in found[0].stability:

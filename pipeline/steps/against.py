@@ -23,6 +23,7 @@ from pipeline.steps.job import Job
 from pipeline.steps.query import DIRECTIONS
 from pipeline.steps.stability import NOTE, agreement, suspects_agree
 from pipeline.steps.tables import write_evaluation
+from pipeline.steps.titles import named
 from pipeline.storage.artefact import open_artefact
 from pipeline.storage.layout import Layout
 from pipeline.storage.opened import open_arrays
@@ -93,7 +94,7 @@ def _present(layout: Layout, split: str) -> Iterator[tuple[int, bytes]]:
 
 
 def _compared(runs: Runs, share: float) -> Iterator[dict[str, Any]]:
-    """A row a score and direction that both runs have."""
+    """A row a score and direction that both runs have, by the names that they have in this one."""
     here, there = runs.common("train")
     if not len(here):
         raise DataError(
@@ -104,14 +105,22 @@ def _compared(runs: Runs, share: float) -> Iterator[dict[str, Any]]:
     for text, direction, first, second in _lists(runs, here, there):
         score, checkpoint = parse_score(text)
         k = float(np.mean([len(each) for each in first]))
-        head = {"answers": f"{direction} rows of queries", "score": METHODS[score].title, "checkpoint": checkpoint}
+        head = {
+            "answers": f"{direction} rows of queries",
+            "score": named(runs.here, METHODS[score].title),
+            "checkpoint": checkpoint,
+        }
         yield {**head, "against": name, **agreement(first, second, k, len(here))}
     mine, theirs = _scores(runs.here), _scores(runs.there)
     for column in (each for each in mine if each in theirs):
         method = RANKED[column]
         values = [method.suspicious * table[column][rows] for table, rows in ((mine, here), (theirs, there))]
         if np.isfinite(values).all(0).any():
-            head = {"answers": "suspects", "score": method.title, "checkpoint": "+".join(method.at[:1])}
+            head = {
+                "answers": "suspects",
+                "score": named(runs.here, method.title),
+                "checkpoint": "+".join(method.at[:1]),
+            }
             yield {**head, "against": name, **suspects_agree(values[0], values[1], share)}
 
 

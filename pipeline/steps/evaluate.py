@@ -26,6 +26,7 @@ from pipeline.steps.relabelling import best_labels
 from pipeline.steps.stores import open_candidates
 from pipeline.steps.tables import write_evaluation
 from pipeline.steps.tasks import task_of, use_threads
+from pipeline.steps.titles import named
 from pipeline.storage.artefact import open_artefact
 from pipeline.storage.tables import read_table, write_table
 from pipeline.tasks.base import Task
@@ -98,7 +99,7 @@ def _asked(job: Job, task: Task, scores: dict[str, list[Any]], judged: Array, wr
     """Every score, on the judged rows where it is a number, and the neighbours; says where these are not all."""
     for column in (name for name in RANKED if name in scores):
         method, values = RANKED[column], np.array([np.nan if v is None else v for v in scores[column]], float)
-        title, checkpoint = method.title, job.config.checkpoints.name_of(method.at)
+        title, checkpoint = named(job.layout, method.title), job.config.checkpoints.name_of(method.at)
         known = judged & np.isfinite(values)
         possible = 0 < (wrong & known).sum() < known.sum()
         if missing := int((judged & ~known).sum()):
@@ -159,7 +160,7 @@ def _relabel(job: Job, task: Task, scores: dict[str, list[Any]], truth: Array, w
     """
     given, said = np.asarray(scores["given"]), {name: said_at(task, job.layout, name) for name in CHECKPOINTS}
     suggestions = {
-        ("FVM, argmin of S over labels", "flat", False): np.asarray(scores["suggested"]),
+        (named(job.layout, "FVM, argmin of S over labels"), "flat", False): np.asarray(scores["suggested"]),
         ("posterior, likeliest other label", "flat", False): np.asarray(scores["otherwise"]),
         **_suggested_by(job),
         ("prediction", "flat", True): np.asarray(scores["predicted"]),

@@ -25,6 +25,7 @@ from pipeline.steps.job import Job
 from pipeline.steps.retrained import RESPONSES, Retrained, open_retrained
 from pipeline.steps.tables import write_evaluation
 from pipeline.steps.tasks import derive, task_of, use_threads
+from pipeline.steps.titles import named
 from pipeline.tasks.altered import labels_of
 from pipeline.tasks.base import Task
 from pipeline.tasks.checks import row_set
@@ -109,10 +110,11 @@ def _score(job: Job, stores: RunStores, name: str, at: list[str], queries: Array
     method, estimator = METHODS[name], fitted(stores, name, at)
     if not isinstance(estimator, PairEstimator):
         raise AssertionError(f"{name} has no pairs")
-    job.say(f"predicting by {method.title} at {'+'.join(at)}")
+    title = named(job.layout, method.title)
+    job.say(f"predicting by {title} at {'+'.join(at)}")
     asked = estimator.ask(stores.picked("query", at, queries))
     summed = stores.total("train", at, SubsetSums(estimator, asked, kept))
-    return Predictor(method.title, "+".join(at), method.pairs == "signed", method.control, summed)
+    return Predictor(title, "+".join(at), method.pairs == "signed", method.control, summed)
 
 
 def _controls(stores: RunStores, task: Task, chosen: Array, kept: Array) -> Iterator[Predictor]:

@@ -18,6 +18,7 @@ from pipeline.steps.job import Job
 from pipeline.steps.retrained import Retrained, open_retrained
 from pipeline.steps.tables import write_evaluation
 from pipeline.steps.tasks import task_of
+from pipeline.steps.titles import named
 from pipeline.storage.arrays import ArrayWriter
 from pipeline.storage.tables import read_table, write_table
 
@@ -120,10 +121,10 @@ def _summary(job: Job, found: Estimate, wrong: Array | None, models: int) -> lis
     table = read_table(job.layout.scores, columns)
     for column in columns:
         method = METHODS[column]
+        title, checkpoint = named(job.layout, method.title), job.config.checkpoints.name_of(method.at)
         values = method.suspicious * np.asarray(table[column], float)
         both = known & np.isfinite(values)
-        figure = f"AUC of wrong labels by {method.title} at {job.config.checkpoints.name_of(method.at)}"
-        rows.append(_figure(figure, auc(values[both], wrong[both]), models))
+        rows.append(_figure(f"AUC of wrong labels by {title} at {checkpoint}", auc(values[both], wrong[both]), models))
     return rows
 
 

@@ -18,6 +18,8 @@ from pipeline.schema_estimators import CheckpointsSection
 from pipeline.steps.job import Job
 from pipeline.steps.retrained import Retrained, open_retrained
 from pipeline.steps.tables import write_evaluation
+from pipeline.steps.titles import named
+from pipeline.storage.layout import Layout
 
 Array = np.ndarray[Any, Any]
 
@@ -29,7 +31,7 @@ CONTROLS = {"removed": "random.removed", "relabelled": PLAIN, "pruned": "random.
 def run(job: Job, set_name: str) -> None:
     """Write `evaluation/retraining-<set>.parquet`."""
     retrained = open_retrained(job.layout, job.plan(), job.config, set_name)
-    rows = table(retrained, job.config.checkpoints)
+    rows = table(retrained, job.layout, job.config.checkpoints)
     note = (
         "accuracy (or the task's metric) on the query rows after retraining; gains are paired by seed, against the "
         "action named"
@@ -37,7 +39,7 @@ def run(job: Job, set_name: str) -> None:
     write_evaluation(job, f"retraining-{set_name}", rows, {"members": retrained.digests()}, note)
 
 
-def table(retrained: Retrained, checkpoints: CheckpointsSection) -> list[dict[str, Any]]:
+def table(retrained: Retrained, layout: Layout, checkpoints: CheckpointsSection) -> list[dict[str, Any]]:
     """A row an action: how many rows it removed or relabelled, accuracy or metric, spread, gain over its control."""
     figure, judged = _judged(retrained)
     kept = retrained.read("kept").sum(1)
@@ -47,7 +49,7 @@ def table(retrained: Retrained, checkpoints: CheckpointsSection) -> list[dict[st
         name, _, act = action.rpartition(".")
         values, relabelled = by_action[action], len(retrained.manifests[positions[0]].identity["labels"])
         rows.append({
-            "rows": NAMES.get(name) or (RANKED[name].title if name else "all"),
+            "rows": NAMES.get(name) or (named(layout, RANKED[name].title) if name else "all"),
             "checkpoint": checkpoints.name_of(RANKED[name].at) if name in RANKED else "none",
             "action": act if name else "nothing",
             "control": name in ("", "random", "oracle") or (name in RANKED and RANKED[name].control),

@@ -27,6 +27,7 @@ from pipeline.steps.likeness import bm25, tf_idf
 from pipeline.steps.pieces import RowBlock, row_blocks
 from pipeline.steps.tables import write_evaluation
 from pipeline.steps.tasks import model_at, task_of, use_threads
+from pipeline.steps.titles import named
 from pipeline.storage.artefact import read_manifest
 from pipeline.storage.reduction import each
 from pipeline.tasks.base import Task, has_features
@@ -73,7 +74,7 @@ def run(job: Job) -> None:
     own = same_group([groups[1][i] for i in queries], [groups[0][i] for i in rows])
     asked = [_ask(job, stores, name, names, queries) for name, names in wanted]
     found = [
-        {"method": METHODS[each.name].title, "checkpoint": "+".join(each.at), "control": False,
+        {"method": named(job.layout, METHODS[each.name].title), "checkpoint": "+".join(each.at), "control": False,
          **_summary(judged(scores[:, rows], own))}
         for each, scores in zip(asked, score_pairs(job, stores, asked, len(queries)), strict=True)
     ]  # fmt: skip
@@ -110,7 +111,7 @@ def _counted(stores: RunStores, split: str, at: Sequence[str]) -> Array:
 
 
 def _ask(job: Job, stores: RunStores, name: str, at: Sequence[str], queries: Array) -> Asked:
-    job.say(f"fitting {METHODS[name].title} at {'+'.join(at)}")
+    job.say(f"fitting {named(job.layout, METHODS[name].title)} at {'+'.join(at)}")
     estimator = fitted(stores, name, at)
     assert isinstance(estimator, PairEstimator)
     return Asked(name, tuple(at), estimator, estimator.ask(stores.picked("query", at, queries)))

@@ -26,6 +26,7 @@ from pipeline.steps.preconditioned import open_preconditioner, open_vectors
 from pipeline.steps.query import DIRECTIONS
 from pipeline.steps.retrieve import exact_search
 from pipeline.steps.tables import write_evaluation
+from pipeline.steps.titles import named
 from pipeline.storage.artefact import read_manifest
 from pipeline.storage.layout import Layout
 
@@ -97,7 +98,7 @@ def _queries(job: Job, stores: RunStores, checkpoint: str, own: float,
             for damping in (each for each in best if each != own):
                 head = {
                     "answers": f"{direction} rows of queries",
-                    "score": METHODS[score].title,
+                    "score": named(job.layout, METHODS[score].title),
                     "checkpoint": checkpoint,
                 }
                 yield {**head, "changed": _change(own, damping), **agreement(best[own], best[damping], k, total)}
@@ -115,7 +116,7 @@ def _suspects(job: Job, stores: RunStores, checkpoint: str, own: float,
     scores = score_rows(stores, asked, lambda: None)
     for name in names:
         for damping in (each for each in by_damping if each != own):
-            head = {"answers": "suspects", "score": METHODS[name].title, "checkpoint": checkpoint}
+            head = {"answers": "suspects", "score": named(job.layout, METHODS[name].title), "checkpoint": checkpoint}
             same = suspects_agree(
                 scores[f"{name} {own}"], scores[f"{name} {damping}"], job.config.stability.suspects_share
             )

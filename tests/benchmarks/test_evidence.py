@@ -91,9 +91,10 @@ def test_a_run_of_other_code_is_told_from_one_of_the_present_code(
         assert run.present() == present
 
 
-def test_at_a_plain_minimum_fvm_is_vm() -> None:
+def test_at_a_plain_minimum_fvm_is_vm_whatever_the_run_called_it() -> None:
     found = at_plain({S: 0.7, LOSS: 0.8, OURS: 0.9, OLD: 0.6, ("loss", "trained"): 0.5})
     assert found == {("VM, set level (S)", "plain"): 0.7, ("loss", "plain"): 0.8}
+    assert at_plain({("VM, W", "flat"): 0.6, ("prediction", "flat"): 0.5}) == {("VM, W", "plain"): 0.6}
 
 
 def test_a_failed_run_leaves_no_table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -158,6 +158,15 @@ def test_the_control_of_otherwise_is_the_likeliest_label_besides_the_given_one(m
     assert checkpoint == "flat" or predicted == pytest.approx(np.mean(logits.argmax(1)[judged] == truth[judged]))
 
 
+def test_fvm_at_a_plain_minimum_is_called_vm(tmp_path):
+    job, _, _ = evaluated(tmp_path, method="plain")
+    assert ("VM, set level (S)", "flat") in rows_of(job, "mislabel")
+    assert ("VM, argmin of S over labels", "flat") in rows_of(job, "relabel")
+    assert "VM, set level (S)" in read_table(job.layout.evaluation("recall"))["method"]
+    for table in ("mislabel", "relabel"):
+        assert not any("FVM" in method for method, _ in rows_of(job, table))
+
+
 def test_detected_rows_are_as_many_of_the_most_suspicious_as_are_wrong(made):
     job, scores, wrong = made
     (row,) = [row for row in open_artefact(job.layout.evaluation("relabel"), "evaluation").record["rows"]

@@ -136,7 +136,7 @@ def test_what_cannot_be_recorded_is_refused(run: Path) -> None:
     with pytest.raises(TaskError, match="expected a task that trains a generator against a discriminator"):
         record.adversarial(prepare.load_task(job(run, "record", {"class": "digits", "options": {}}).config.task))
     with pytest.raises(DataError, match="expected a classification"):
-        retraining.table(_unlabelled(), job(run, "retraining").config.checkpoints)
+        retraining.table(_unlabelled(), Layout(run), job(run, "retraining").config.checkpoints)
 
 
 def _unlabelled() -> Any:

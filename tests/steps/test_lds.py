@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from scipy.stats import spearmanr
+from torch import nn
 
 from pipeline import config as settings
 from pipeline.errors import StoreError
@@ -19,6 +21,7 @@ from pipeline.steps.retrained import open_retrained
 from pipeline.steps.stores import open_codes
 from pipeline.storage.artefact import manifest_path, read_manifest
 from pipeline.storage.layout import Layout
+from tests.minima import write_flat
 
 SECTIONS = {
     "task": {"class": "digits", "options": {"train_size": 60, "validation_size": 20, "query_size": 12, "epochs": 4,
@@ -92,6 +95,14 @@ def test_controls_and_ceiling_stand_beside_every_response(made):
         controls = {row["method"] for row in rows if row["control"] and row["response"] == response}
         assert {"same label", "loss of the train row", "cosine of the inputs"} < controls
         assert "one retrained model for the others (ceiling)" in controls
+
+
+def test_fvm_at_a_plain_minimum_is_called_vm(made, tmp_path):
+    plain = job(Path(shutil.copytree(made.layout.run, tmp_path / "copy")), "lds")
+    write_flat(plain, nn.Linear(1, 1), "plain")
+    lds.run(plain, "half")
+    titles = {row["method"].replace("VM", "FVM") for row in rows_of(plain) if "VM" in row["method"]}
+    assert titles == {row["method"] for row in rows_of(made) if "VM" in row["method"]} == {"FVM, single point"}
 
 
 def test_a_member_that_is_missing_is_named(made):

@@ -180,6 +180,14 @@ def test_the_default_of_suspects_is_judged_by_default_where_there_are_labels():
     }
 
 
+def test_fvm_at_a_plain_minimum_is_called_vm(run):
+    retrain_section = {**RETRAIN, "rankings": ["s"]}
+    made = train(run, "removal", retrain=retrain_section)
+    retraining.run(made, "removal")
+    rows = read_manifest(made.layout.evaluation("retraining-removal")).record["rows"]
+    assert {row["rows"] for row in rows if row["checkpoint"] == "flat"} == {"VM, set level (S)"}
+
+
 def test_memorisation_comes_from_the_members_and_serves_removal(run):
     made = train(run, "most")
     memorisation.run(made)
@@ -190,6 +198,8 @@ def test_memorisation_comes_from_the_members_and_serves_removal(run):
     assert np.array_equal(np.diagonal(influence(kept, retrained.correct("train")).value), own, equal_nan=True)
     pairs = Arrays(made.layout.pairs).read("influence")
     np.testing.assert_allclose(pairs, influence(kept, retrained.correct("query")).value, atol=1e-6)
+    figures = [row["figure"] for row in read_manifest(made.layout.evaluation("memorised")).record["rows"]]
+    assert "AUC of wrong labels by VM, set level (S) at flat" in figures and not any("FVM" in each for each in figures)
     train(run, "memorised")
     removed = ~kept_of(run, "memorised", "memorised.removed-0")
     assert np.array_equal(np.flatnonzero(removed), np.flatnonzero(np.nan_to_num(own) >= 0.01))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from scipy.stats import spearmanr
+from torch import nn
 
 from pipeline import config as settings
 from pipeline.core.agreement import overlaps
@@ -21,6 +23,7 @@ from pipeline.storage.arrays import write_arrays
 from pipeline.storage.artefact import read_manifest
 from pipeline.storage.layout import Layout
 from pipeline.storage.tables import write_table
+from tests.minima import write_flat
 
 SECTIONS: dict[str, Any] = {
     "task": {"class": "digits", "options": {"train_size": 60, "validation_size": 20, "query_size": 12, "epochs": 4,
@@ -121,10 +124,12 @@ CONTENT = np.arange(8 * 16, dtype=np.uint8).reshape(8, 16)
 
 
 def answered(
-    run: Path, train: list[int], queries: list[int], topk: list[list[int]], s: list[float], **config: Any
-) -> Job:
+    run: Path, train: list[int], queries: list[int], topk: list[list[int]], s: list[float], method: str = "sam",
+    **config: Any,
+) -> Job:  # fmt: skip
     """A run of rows with some of the contents, whose queries have been answered by rows in an order."""
     made = job(run, "stability")
+    write_flat(made, nn.Linear(1, 1), method)
     plan = Plan({}, (), True, True, 8, "", (), {}, {})
     made.layout.plan.parent.mkdir(parents=True)
     made.layout.plan.write_text(plan.save())
@@ -161,6 +166,20 @@ def test_a_run_agrees_with_itself(tmp_path):
     one = answered(tmp_path / "one", [0, 1, 2], [6], [[0, 1, 2]], [5.0, 4, 3])
     assert [row["overlap"] for row in compare(one, [one.layout])] == [1, 1]
     assert differences(one.layout, one.layout) == []
+
+
+def test_fvm_at_a_plain_minimum_is_called_vm(made, tmp_path):
+    plain = job(Path(shutil.copytree(made.layout.run, tmp_path / "copy")), "stability")
+    write_flat(plain, nn.Linear(1, 1), "plain")
+    stability.run(plain)
+    rows = read_manifest(plain.layout.evaluation("stability")).record["rows"]
+    assert {row["score"] for row in rows if row["checkpoint"] == "flat"} == {
+        "influence", "VM, single point", "VM, set level (S)", "VM, W"}  # fmt: skip
+    one, other = (
+        answered(tmp_path / name, [0, 1, 2], [6], [[0, 1, 2]], [5.0, 4, 3], name) for name in ("plain", "sam")
+    )
+    assert [row["score"] for row in compare(one, [other.layout])] == ["VM, single point", "VM, set level (S)"]
+    assert [row["score"] for row in compare(other, [one.layout])] == ["FVM, single point", "FVM, set level (S)"]
 
 
 def test_runs_of_other_rows_are_refused(tmp_path):

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 
+from benchmarks.stages import stage
+from pipeline import config as settings
 from pipeline.core.agreement import auc
+from pipeline.steps.job import Job
+from pipeline.steps.tasks import model_at, task_of
+from pipeline.storage.artefact import open_artefact
+from pipeline.storage.layout import Layout
 from pipeline.storage.tables import read_table
 from pipeline.tasks.transformations import SentenceTransformations
+from tests.minima import write_flat
 from tests.workflow.runs import SMALL, ask, succeed
 
 OPTIONS = {"train_each": 4, "validation_each": 2, "query_each": 1, "plain_epochs": 0, "width": 8}
@@ -42,6 +50,16 @@ def test_every_method_that_scores_pairs_stands_beside_the_controls(run: Path) ->
     assert found["chance", "none"]["recall"] == pytest.approx(0.1)
     parquet = read_table(run / "results/evaluation/retrieval.parquet")
     assert parquet["auc"] == [row["auc"] for row in found.values()]
+
+
+def test_fvm_at_a_plain_minimum_is_called_vm(run: Path, tmp_path: Path) -> None:
+    layout = Layout(Path(shutil.copytree(run, tmp_path / "run")))
+    config = settings.validate(settings.read_yaml(layout.config))
+    job = Job("flatten", layout, config, lambda line: None)
+    write_flat(job, model_at(task_of(config, job.plan()), layout, "flat"), "plain")
+    stage(layout, config, "retrieval")
+    methods = {row["method"] for row in open_artefact(layout.evaluation("retrieval"), "evaluation").record["rows"]}
+    assert {method for method in methods if "VM" in method} == {"VM, single point"}
 
 
 def test_the_report_shows_the_table_and_nothing_is_amiss(run: Path) -> None:
