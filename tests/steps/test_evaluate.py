@@ -30,7 +30,14 @@ SAID: list[str] = []
 
 
 def job(run: Path, stage: str, noise: str) -> Job:
-    options = {"train_size": ROWS, "validation_size": 20, "query_size": 5, "epochs": 60, "hidden": [32], "noise": noise}
+    options = {
+        "train_size": ROWS,
+        "validation_size": 20,
+        "query_size": 5,
+        "epochs": 200,
+        "hidden": [32],
+        "noise": noise,
+    }
     values = {"task": {"class": "digits", "options": options}, "scores": {"estimators": []}}
     return Job(stage, Layout(run), settings.validate(settings.merge(settings.defaults(), values)), SAID.append)
 
@@ -149,13 +156,14 @@ def test_the_control_of_otherwise_is_the_likeliest_label_besides_the_given_one(m
     with torch.no_grad():
         logits = task.logits(model_at(task, job.layout, checkpoint), rows.batch(range(ROWS))).numpy()
     judged, found = np.flatnonzero(wrong & (np.arange(ROWS) != 7)), rows_of(job, "relabel")
-    assert (logits.argmax(1) == task.labels)[judged].any()  # else the control is the prediction
     best = [max(set(range(10)) - {task.labels[i]}, key=lambda label: logits[i][label]) for i in judged]
+    plain = np.mean(logits.argmax(1)[judged] == truth[judged])  # some of these labels are learnt by heart
     row = found["prediction besides the given label", checkpoint]
-    assert row["accuracy"] == pytest.approx(np.mean(best == truth[judged])) and row["control"]
+    assert (
+        row["accuracy"] == pytest.approx(np.mean(best == truth[judged])) and row["accuracy"] > plain and row["control"]
+    )
     assert row.keys() == found["posterior, likeliest other label", "flat"].keys() and row["rows"] == len(judged)
-    predicted = found["prediction", "trained"]["accuracy"]
-    assert checkpoint == "flat" or predicted == pytest.approx(np.mean(logits.argmax(1)[judged] == truth[judged]))
+    assert checkpoint == "flat" or found["prediction", "trained"]["accuracy"] == pytest.approx(plain)
 
 
 def test_fvm_at_a_plain_minimum_is_called_vm(tmp_path):
