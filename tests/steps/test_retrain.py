@@ -20,9 +20,8 @@ from pipeline.steps.job import Job
 from pipeline.steps.ranking import usual
 from pipeline.steps.retrained import open_retrained
 from pipeline.steps.selection import Selector
-from pipeline.steps.shared import shared_rows
 from pipeline.steps.tasks import model_at, task_of
-from pipeline.storage.arrays import Arrays, write_arrays
+from pipeline.storage.arrays import Arrays
 from pipeline.storage.artefact import manifest_path, read_manifest
 from pipeline.storage.layout import Layout
 from pipeline.storage.tables import read_table, write_table
