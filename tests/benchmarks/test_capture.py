@@ -5,7 +5,7 @@ from torch import nn
 
 from benchmarks import capture
 from benchmarks.capture import COLUMNS, Store, choices
-from benchmarks.models import CASES, Case, loss
+from benchmarks.models import CASES, Case, case, loss
 from benchmarks.shard_task import Sized
 from benchmarks.timing import Measured
 from pipeline.config import load
@@ -85,3 +85,23 @@ def test_without_their_environment_the_peers_are_said_to_be_unmeasured(monkeypat
     assert len(rows) == len(capture.CASES) * len(capture.NAMES)
     assert {row["note"] for row in rows} == {"not measured: no environment of the peers; `make bench` makes it"}
     assert all(set(row) == set(COLUMNS) for row in rows)
+
+
+def test_what_is_above_its_limit_and_who_is_faster_is_said():
+    def rows_of(key: str, **medians: float | None) -> list[dict]:
+        name = case(key).name
+        return [
+            {"model": name, "engine": engine, "method": "", "note": "", "ratio_median": median}
+            for engine, median in medians.items()
+        ]
+
+    rows = [
+        *rows_of("mlp", floor=1.0, lowland=1.6, slower=1.7, faster=1.1, unmeasured=None),
+        *rows_of("cnn", floor=1.0, lowland=1.1, slower=1.2),
+        *rows_of("transformer", floor=1.0, lowland=1.2, slower=1.3),
+    ]
+    rows[2:2] = [{**rows[1], "method": "no default", "ratio_median": 0.5}]
+    assert [line.partition(": ")[2] for line in capture.missed(rows)] == [
+        "1.60 x the floor, expected 1.5 at most",
+        "faster  takes 1.10",
+    ]
