@@ -13,9 +13,10 @@ same for all rows of a class (`pipeline.core.channel`). Four sources say what a 
 M = Π s^w over the sources that are believed, with the exponents w that clean rows call for (`pipeline.core.trust`). A
 source is not believed if it repeats the given labels of the train rows: its honesty is below `HONEST`. What rows say
 among features is, even so, while what is believed of them is not the given labels, and it stands for T wherever it is
-there: it knows what T knows, but for the row's own label. The answer is f(y | x, g)
-proportional to M(y | x) A'[y, g], with A' estimated again from M, and the score of a row is -ln f(g | x, g), in nats:
-unsigned, larger where the label is more likely wrong.
+there: it knows what T knows, but for the row's own label. The answer is f(y | x, g) proportional to M(y | x) A'[y, g],
+with A' estimated again from M; where M itself repeats the given labels (honesty below `TELLING`), hardly one of them
+would seem wrong, and A' is assumed. The score of a row is -ln f(g | x, g), in nats: unsigned, larger where the label is
+more likely wrong.
 
 Where the model is right, no score of (x, g) has a greater ROC AUC: the chance of a wrong label is 1 - f(g), the score
 rises with it, and by the lemma of Neyman and Pearson a threshold on it is the most powerful test at each rate of false
@@ -36,12 +37,14 @@ from typing import Any
 import numpy as np
 
 from pipeline.core.calibration import softmax, temperature
-from pipeline.core.channel import fitted, posterior_of
+from pipeline.core.channel import assumed, fitted, posterior_of
 from pipeline.core.others import Points, kernel_of, others_say
 from pipeline.core.trust import HONEST, combined, exponents, honesty
 
 Array = np.ndarray[Any, Any]
 
+TELLING = 0.1
+"""Honesty of M below which it tells no channel."""
 FOLDS, TRAINED, FEATURES, INPUTS = "folds", "trained", "rows by features", "rows by inputs"
 
 
@@ -154,6 +157,8 @@ def judged(rows: Rows, clean: Clean | None, landmarks: Array) -> Posterior:
     of_train = combined([source.train for source in believed.values()], w)
     of_clean = combined([source.clean for source in believed.values()], w)
     channel = fitted(of_train, rows.given, of_clean, clean.labels)
+    if honesty(of_train, rows.given, of_clean, clean.labels) < TELLING:
+        channel = assumed(rows.given, clean.labels, of_train.shape[1])
     honest = {name: source.honesty for name, source in sources.items()}
     return _posterior(of_train, rows.given, channel, dict(zip(believed, w.tolist(), strict=True)), honest)
 

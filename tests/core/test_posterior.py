@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.core.agreement import auc
 from pipeline.core.calibration import softmax
-from pipeline.core.channel import posterior_of
+from pipeline.core.channel import even, posterior_of, symmetric
 from pipeline.core.posterior import FEATURES, FOLDS, INPUTS, TRAINED, Clean, Rows, averaged, judged
 
 NONE = np.arange(0)
@@ -130,6 +130,20 @@ def test_where_all_repeat_the_labels_the_most_honest_is_asked() -> None:
     nearly[:20] = np.roll(nearly[:20], 1, 1)
     found = judged(replace(rows, prior=nearly, trained=np.log(repeats)), clean_rows(300, 24), NONE)
     assert 0 < found.honesty[FOLDS] < 0.5 and set(found.exponents) == {FOLDS}
+
+
+@pytest.mark.parametrize("alike", [True, False])
+def test_what_repeats_the_labels_tells_no_channel(alike: bool) -> None:
+    prior, truth, given = drawn(3000, 20)
+    said = softmax(np.log(prior) + 9 * np.eye(3)[given])  # the labels by heart
+    clean = clean_rows(1000, 21)
+    if not alike:
+        kept = clean.labels == 0
+        clean = Clean(clean.prior[kept], clean.trained[kept], clean.labels[kept])
+    found = judged(Rows(said, np.log(said), given), clean, NONE)
+    shares = np.bincount(clean.labels, minlength=3) + 30 * np.bincount(given) / len(given)
+    assert found.channel == pytest.approx(even(0.6, shares / shares.sum()) if alike else symmetric(0.6, 3))
+    assert auc(found.surprise, truth != given) > 0.6
 
 
 def test_features_of_a_model_by_heart_are_asked_while_the_folds_are_honest() -> None:
