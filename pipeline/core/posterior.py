@@ -156,8 +156,9 @@ def judged(rows: Rows, clean: Clean | None, landmarks: Array) -> Posterior:
     w = exponents([source.clean for source in believed.values()], clean.labels)
     of_train = combined([source.train for source in believed.values()], w)
     of_clean = combined([source.clean for source in believed.values()], w)
-    channel = fitted(of_train, rows.given, of_clean, clean.labels)
-    if honesty(of_train, rows.given, of_clean, clean.labels) < TELLING:
+    if honesty(of_train, rows.given, of_clean, clean.labels) >= TELLING:
+        channel = fitted(of_train, rows.given, of_clean, clean.labels)
+    else:
         channel = assumed(rows.given, clean.labels, of_train.shape[1])
     honest = {name: source.honesty for name, source in sources.items()}
     return _posterior(of_train, rows.given, channel, dict(zip(believed, w.tolist(), strict=True)), honest)
