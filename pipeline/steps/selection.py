@@ -75,7 +75,8 @@ class Selector:
         number = int(action.removeprefix("row"))
         if number >= len(self.rows):
             raise DataError(
-                f"expected retrain.single_rows up to {len(self.rows)}, the train rows, got {number + 1}; lower it"
+                f"expected retrain.single_rows up to {len(self.rows)}, the train rows, got "
+                f"{self.job.config.retrain.single_rows}; lower it"
             )
         return int(self._drawn("single")[number])
 
