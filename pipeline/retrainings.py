@@ -70,6 +70,19 @@ def members(section: RetrainSection, set_name: str) -> list[Member]:
     return [Member(action, seed) for action in actions for seed in range(seeds)]
 
 
+def check_single(section: RetrainSection, rows: int) -> None:
+    """Whether there are as many train rows as are to be left out one by one.
+
+    Raises:
+        ConfigError: there are not.
+    """
+    if section.single_rows > rows:
+        raise ConfigError(
+            f"expected retrain.single_rows up to {rows}, the train rows that take part, got {section.single_rows}; "
+            "lower it"
+        )
+
+
 def removal_actions(rankings: Sequence[str]) -> list[str]:
     """What is done to the train rows to judge rankings of suspects, controls first."""
     controls = [PLAIN, "random.removed", "random.pruned", "oracle.removed", "oracle.relabelled"]

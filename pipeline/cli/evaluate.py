@@ -12,6 +12,7 @@ from pipeline.cli.common import JSON, RUN, layout_of, show
 from pipeline.cli.locks import held
 from pipeline.cli.run import arguments_of, drive, given_config
 from pipeline.errors import DataError, TaskError
+from pipeline.retrainings import check_single
 from pipeline.shards import Plan
 from pipeline.steps.against import compare, differences
 from pipeline.steps.job import Job
@@ -98,6 +99,8 @@ def evaluate(
     plan = Plan.load(layout.plan)
     tables = [_fitting(plan, table) for name, wanted in WANTED.items() if asked[name] for table in wanted]
     _check(plan, tables, bool(others))
+    if "lds-single" in tables:
+        check_single(given_config(None, run).retrain, plan.splits["train"].rows - len(plan.retired))
     more = bool(tables or others)
     tables = [*(["mislabel", "relabel"] if plan.truth else []), *(["retrieval"] if plan.groups else []), *tables]
     targets = list(dict.fromkeys(f"results/evaluation/{MADE_WITH.get(table, table)}.json" for table in tables))

@@ -31,7 +31,7 @@ rows, C classes, D numbers of a point. Sources: Dawid and Skene 1979 and Patrini
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -73,6 +73,7 @@ class Posterior:
         channel: A', [C, C], rows sum to 1.
         exponents: w of each source that is believed.
         honesty: of each source.
+        assumed: whether A' is assumed, as M repeats the given labels.
     """
 
     surprise: Array
@@ -80,6 +81,7 @@ class Posterior:
     channel: Array
     exponents: dict[str, float]
     honesty: dict[str, float]
+    assumed: bool = False
 
 
 @dataclass(frozen=True)
@@ -156,12 +158,14 @@ def judged(rows: Rows, clean: Clean | None, landmarks: Array) -> Posterior:
     w = exponents([source.clean for source in believed.values()], clean.labels)
     of_train = combined([source.train for source in believed.values()], w)
     of_clean = combined([source.clean for source in believed.values()], w)
-    if honesty(of_train, rows.given, of_clean, clean.labels) >= TELLING:
-        channel = fitted(of_train, rows.given, of_clean, clean.labels)
-    else:
+    silent = honesty(of_train, rows.given, of_clean, clean.labels) < TELLING
+    if silent:
         channel = assumed(rows.given, clean.labels, of_train.shape[1])
+    else:
+        channel = fitted(of_train, rows.given, of_clean, clean.labels)
     honest = {name: source.honesty for name, source in sources.items()}
-    return _posterior(of_train, rows.given, channel, dict(zip(believed, w.tolist(), strict=True)), honest)
+    found = _posterior(of_train, rows.given, channel, dict(zip(believed, w.tolist(), strict=True)), honest)
+    return replace(found, assumed=silent)
 
 
 def _posterior(

@@ -14,7 +14,7 @@ import numpy as np
 from torch import nn
 
 from pipeline.core.calibration import softmax
-from pipeline.core.channel import alike
+from pipeline.core.channel import FIRST_ACCURACY, alike
 from pipeline.core.device import chosen
 from pipeline.core.posterior import INPUTS, Clean, Posterior, Rows, averaged, judged
 from pipeline.errors import DataError
@@ -69,6 +69,11 @@ def run(job: Job) -> None:
     found = judged(known, clean, _landmarks(job, kept))
     job.say(f"share of labels that are likely wrong: {_share(found):.3f}")
     job.say(f"sources, with exponent and honesty: {_described(found)}")
+    if found.assumed:
+        job.say(
+            f"all that is believed repeats the given labels: {FIRST_ACCURACY:.0%} of them are assumed to be right, and "
+            "the order is worth more than the share"
+        )
     if section.landmarks and known.inputs is not None and INPUTS not in found.honesty:
         job.say("inputs are not all finite, or all alike: other rows are not asked by them")
     identity = {
@@ -80,7 +85,8 @@ def run(job: Job) -> None:
     }
     with job.writing(job.layout.posterior, "posterior", identity) as (path, record):
         write_arrays(path, _whole(found, kept, len(rows)))
-        record.update(likely_wrong=_share(found), exponents=found.exponents, honesty=found.honesty)
+        record.update(likely_wrong=_share(found), assumed=found.assumed)
+        record.update(exponents=found.exponents, honesty=found.honesty)
 
 
 def _share(found: Posterior) -> float:

@@ -18,7 +18,7 @@ from pipeline.core.influence import likeliest
 from pipeline.errors import ConfigError, DataError
 from pipeline.methods import RANKED
 from pipeline.provenance import digest_bytes
-from pipeline.retrainings import PLAIN, Member
+from pipeline.retrainings import PLAIN, Member, check_single
 from pipeline.steps.job import Job
 from pipeline.steps.predictions import said_at
 from pipeline.steps.tasks import derive
@@ -72,13 +72,8 @@ class Selector:
 
     def single(self, action: str) -> int:
         """The row that a member of the set `single` leaves out."""
-        number = int(action.removeprefix("row"))
-        if number >= len(self.rows):
-            raise DataError(
-                f"expected retrain.single_rows up to {len(self.rows)}, the train rows, got "
-                f"{self.job.config.retrain.single_rows}; lower it"
-            )
-        return int(self._drawn("single")[number])
+        check_single(self.job.config.retrain, len(self.rows))
+        return int(self._drawn("single")[int(action.removeprefix("row"))])
 
     @cached_property
     def rows(self) -> Array:

@@ -144,6 +144,7 @@ def test_what_repeats_the_labels_tells_no_channel(alike: bool) -> None:
     shares = np.bincount(clean.labels, minlength=3) + 30 * np.bincount(given) / len(given)
     assert found.channel == pytest.approx(even(0.6, shares / shares.sum()) if alike else symmetric(0.6, 3))
     assert auc(found.surprise, truth != given) > 0.6
+    assert found.assumed and not judged(Rows(prior, np.log(prior), given), clean, NONE).assumed
 
 
 def test_features_of_a_model_by_heart_are_asked_while_the_folds_are_honest() -> None:

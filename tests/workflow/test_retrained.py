@@ -66,6 +66,15 @@ def test_leave_one_out_is_judged_on_all_rows_and_all_but_one(judged: Path) -> No
     assert len(kept) == 4 * 2
 
 
+def test_more_rows_to_leave_out_than_there_are_is_said_before_any_training(project: Project, tmp_path: Path) -> None:
+    run = project.copy_of_run(tmp_path)
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    (run / "config.yaml").write_text(yaml.safe_dump({**config, "retrain": {**RETRAIN, "single_rows": ROWS + 1}}))
+    answer = ask("evaluate", run, "--leave-one-out", "--cores", 1)
+    assert answer.code == 2 and f"up to {ROWS}, the train rows that take part, got {ROWS + 1}" in answer.err
+    assert not (Layout(run).results / "retrain" / "single").exists()
+
+
 def test_the_oracle_removes_the_wrong_labels(judged: Path) -> None:
     rows = {(row["rows"], row["action"]): row for row in tables(judged)["retraining-removal"]}
     wrong = ROWS // 10
