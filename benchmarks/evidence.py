@@ -47,7 +47,9 @@ HEAD = ("hidden", "epochs")
 ELSEWHERE = ("fine", "lasting", "gan")
 """Names of estimators that have benchmarks of their own, and may want a twin or a GAN, begin so."""
 ESTIMATORS = tuple(
-    name for name in SCORED if name != "s" and not METHODS[name].projections and not name.startswith(ELSEWHERE)
+    name
+    for name in SCORED
+    if name != "s" and METHODS[name].rows and not METHODS[name].projections and not name.startswith(ELSEWHERE)
 )
 """All others that the default projection allows."""
 IN_CODES = tuple(

@@ -12,14 +12,16 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
-from benchmarks.stages import Run, captured, retrained
+from benchmarks.stages import Run, captured, further, retrained
 from benchmarks.tables import keep
 from pipeline.config import SPLITS
 
 SUBSETS, MODELS, QUERIES = 40, 3, 300
 SETTINGS = {"small": ((60,), (0,)), "full": ((60, 200), (0, 1, 2, 3, 4))}
 """Epochs and seeds."""
-ESTIMATORS = ["tracin", "relatif", "datainf", "trak"]
+ESTIMATORS = ["tracin", "relatif", "datainf", "trak", "gex", "influence_kfac", "influence_ekfac", "fvm_ekfac"]
+MEMBERS = 4
+"""Of the ensemble of GEX."""
 KEYS, MARKS = ("method", "checkpoint"), ("signed", "control")
 
 Row = dict[str, Any]
@@ -33,9 +35,15 @@ def made(setting: str, epochs: int, seed: int) -> Run:
                                                 "query_size": QUERIES, "seed": seed}},
         "flatten": {"strength": 0.2, "watch": False},
         "scores": {"estimators": ESTIMATORS},
+        "ensemble": {"members": MEMBERS},
         "retrain": {"lds_subsets": SUBSETS, "lds_seeds": MODELS},
     })  # fmt: skip
-    stages = [*captured(run.plan, SPLITS), *retrained(run.config, "half"), ("lds", {"set_name": "half"})]
+    stages = [
+        *captured(run.plan, SPLITS),
+        *further(run.plan, run.config, SPLITS),
+        *retrained(run.config, "half"),
+        ("lds", {"set_name": "half"}),
+    ]
     run.make(stages)
     print(f"done: {epochs} epochs, seed {seed}", flush=True)
     return run

@@ -47,7 +47,7 @@ STAGES = {
     "scores": ("checkpoints", "scores", "compute"),
     "query": ("query", "index", "compute"),
     "evaluate": ("seed", "task", "checkpoints", "scores", "evaluate", "compute"),
-    "retrieval": ("task", "checkpoints", "compute"),
+    "retrieval": ("task", "checkpoints", "scores", "compute"),
     "stability": ("query", "stability", "compute"),
     "report": ("task", "report", "query", "suspects"),
     "retrain": ("seed", "task", "retrain", "compute"),

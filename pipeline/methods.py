@@ -59,6 +59,7 @@ def _control(title: str, checkpoint: str, note: str) -> Method:
     return Method(title, (checkpoint,), "unsigned", None, (), note, control=True)
 
 
+FACTORINGS = (("kfac", "K-FAC"), ("ekfac", "EK-FAC"))
 FACTORED = ("kronecker", "kronecker_pca")
 
 METHODS = {
@@ -78,10 +79,19 @@ METHODS = {
                         "mean over validation rows of g_val^T (C + lambda)^-1 g at trained"),
     **{f"classical_{name}": Method(f"classical influence, {title}", ("trained",), "signed", None, ("solved",),
                                    "g_val^T (C + lambda)^-1 g of whole gradients at trained, solved by " + title)
-       for name, title in (("cg", "CG"), ("lissa", "LiSSA"), ("kfac", "K-FAC"), ("ekfac", "EK-FAC"))},
+       for name, title in (("cg", "CG"), ("lissa", "LiSSA"), *FACTORINGS)},
     **{f"s_{name}": Method(f"FVM, set level (S), {title}", ("flat",), "unsigned", None, ("solved",),
                            "g^T (C + lambda)^-1 g of whole gradients at flat, C of the validation rows, by " + title)
-       for name, title in (("kfac", "K-FAC"), ("ekfac", "EK-FAC"))},
+       for name, title in FACTORINGS},
+    **{f"w_{name}": Method(f"FVM, W, {title}", ("flat",), "unsigned", None, ("solved",),
+                           "g^T H^-1 C H^-1 g of whole gradients at flat, C of the validation rows, by " + title)
+       for name, title in FACTORINGS},
+    **{f"influence_{name}": Method(f"influence, {title}", ("trained",), None, "signed", ("solved",),
+                                   "g_q^T (C + lambda)^-1 g of whole gradients, C of the train rows, by " + title)
+       for name, title in FACTORINGS},
+    **{f"fvm_{name}": Method(f"FVM, single point, {title}", ("flat",), None, "unsigned", ("solved",),
+                             "(g_q^T (C + lambda)^-1 g)^2 of whole gradients, C of the validation rows, by " + title)
+       for name, title in FACTORINGS},
     "relatif": Method("RelatIF", ("trained",), "signed", "signed", ("curvature", "validation"),
                       "mean over validation rows of g_val^T H^-1 g / |H^-1 g| at trained"),
     "datainf": Method("DataInf", ("trained",), "signed", "signed", ("validation",),
@@ -127,7 +137,11 @@ RANKED = {"wrong": POSTERIOR, **METHODS}
 """All columns of scores.parquet by which rows can be ranked."""
 
 CONTROLS = tuple(name for name, method in METHODS.items() if method.control)
-SCORED = tuple(name for name, method in METHODS.items() if method.rows and not method.control)
+SOLVED = tuple(name for name, method in METHODS.items() if "solved" in method.reads)
+"""Those that the stages `solve` and `trace` make."""
+SOLVED_PAIRS = tuple(name for name in SOLVED if METHODS[name].pairs)
+"""Those of them that score pairs, of every query and train row, and nothing else."""
+SCORED = tuple(name for name, method in METHODS.items() if (method.rows and not method.control) or name in SOLVED_PAIRS)
 """Names that `scores.estimators` may list."""
 RELABELLING = tuple(
     name
@@ -137,8 +151,6 @@ RELABELLING = tuple(
     and set(method.reads) <= {"curvature", "validation"}
 )
 """Names that `evaluate.relabel` may list: a row under another label is another gradient of the loss, scored as that."""
-SOLVED = tuple(name for name, method in METHODS.items() if "solved" in method.reads)
-"""Those that the stages `solve` and `trace` make."""
 TRACED = tuple(name for name, method in METHODS.items() if "recorded" in method.reads)
 """Those of them that go through the joint training of a generator and a discriminator: the stage `trace`."""
 SCORES = {name: METHODS[name].at for name in ("influence", "fvm", "cosine")}
@@ -147,7 +159,7 @@ SCORES = {name: METHODS[name].at for name in ("influence", "fvm", "cosine")}
 
 def columns_of(estimators: list[str]) -> list[str]:
     """Columns of scores.parquet that are scores: S, which the report shows, the controls, and those asked for."""
-    return [name for name in METHODS if name in ("s", *CONTROLS, *estimators)]
+    return [name for name in METHODS if name in ("s", *CONTROLS, *estimators) and METHODS[name].rows]
 
 
 def paired(estimators: list[str]) -> list[tuple[str, tuple[str, ...]]]:
@@ -155,6 +167,11 @@ def paired(estimators: list[str]) -> list[tuple[str, tuple[str, ...]]]:
     answered = [(name, (checkpoint,)) for name, checkpoints in SCORES.items() for checkpoint in checkpoints]
     further = [name for name in estimators if METHODS[name].pairs and name not in SCORES]
     return [*answered, *((name, METHODS[name].at[:1]) for name in further)]
+
+
+def solved_from(name: str) -> tuple[str, ...]:
+    """The splits whose gradients one of `SOLVED` depends on."""
+    return ("train", "validation", "query") if name in SOLVED_PAIRS else ("train", "validation")
 
 
 def is_checkpoint(name: str) -> bool:

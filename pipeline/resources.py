@@ -11,6 +11,7 @@ that is stopped at its limit is run again with more. No result depends on either
 from __future__ import annotations
 
 from pipeline.config import Config
+from pipeline.methods import SOLVED_PAIRS
 from pipeline.shards import Plan
 
 MB = 10**6
@@ -69,6 +70,7 @@ def whole_bytes(stage: str, config: Config, plan: Plan) -> int:
         "index": code * (train + 2 * min(train, QUANTISED_ROWS)) * 5 // 4,
         "posterior": 160 * len(plan.classes) * train
         + 64 * min(config.posterior.landmarks, train) * (min(config.posterior.landmarks, train) + validation),
+        "solve": 16 * query * train if any(name in SOLVED_PAIRS for name in config.scores.estimators) else 0,
         "scores": 4 * matrix * max(1, len(config.scores.estimators)) + 400 * train,
         "query": code * train * 5 // 4 + 64 * train,
         "evaluate": 400 * train + (4 * matrix if config.evaluate.relabel else 0),

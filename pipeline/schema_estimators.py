@@ -93,14 +93,14 @@ class GanSection(Section):
 
 
 class ScoresSection(Section):
-    """What is said of every train row."""
+    """What is said of every train row, and further scores of pairs."""
 
     estimators: list[str]
 
     @field_validator("estimators")
     @classmethod
     def known(cls, names: list[str]) -> list[str]:
-        """Each is one that scores rows."""
+        """Each is one that scores rows, or pairs that a solver makes."""
         for name in names:
             if name not in SCORED:
                 raise ConfigError(

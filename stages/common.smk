@@ -13,7 +13,7 @@ from pipeline import config as settings
 from pipeline import resources
 from pipeline import retrainings
 from pipeline.errors import InputError
-from pipeline.methods import METHODS, SOLVED, TRACED, columns_of, paired
+from pipeline.methods import METHODS, SOLVED, SOLVED_PAIRS, TRACED, columns_of, paired, solved_from
 from pipeline.shards import Plan
 from pipeline.storage.layout import METRIC_OF, Layout
 from pipeline.steps.code import code_of
@@ -163,6 +163,11 @@ def gradients_scored():
 def solved():
     """What solvers on whole gradients left for the columns of the score table."""
     return [f"results/solved/{name}.json" for name in columns_of(CONFIG.scores.estimators) if name in SOLVED]
+
+
+def solved_pairs():
+    """Scores of pairs of whole gradients, where they are asked for."""
+    return [f"results/solved/{name}.json" for name in SOLVED_PAIRS if name in CONFIG.scores.estimators]
 
 
 def ensemble_losses():

@@ -132,7 +132,7 @@ rule solve:
         checkpoint=lambda wildcards: f"results/checkpoints/{METHODS[wildcards.method].at[0]}.json",
         gradients=lambda wildcards: [
             shard
-            for split in ("train", "validation")
+            for split in solved_from(wildcards.method)
             for shard in shards_of("gradients", METHODS[wildcards.method].at[0], split)
         ],
     output:
@@ -142,7 +142,7 @@ rule solve:
     benchmark:
         "benchmarks/solve/{method}.tsv"
     wildcard_constraints:
-        method="(classical|s)_[a-z]+",
+        method="|".join(name for name in SOLVED if name not in TRACED),
     threads: CONFIG.compute.threads
     resources:
         mem_mb=memory("solve"),
@@ -151,7 +151,7 @@ rule solve:
         config=sections("solve"),
         code=code("solve"),
         retired=retired(),
-        content=content("train", "validation"),
+        content=lambda wildcards: content(*solved_from(wildcards.method)),
     shell:
         "lowland stage solve --method {wildcards.method} {TASK} --config {params.config:q} 2>&1 | tee {log:q}"
 

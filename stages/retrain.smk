@@ -29,6 +29,7 @@ rule lds:
         members=lambda wildcards: retrained(wildcards.set),
         gradients=gradients_paired(),
         ensemble=ensemble_losses(),
+        solved=solved_pairs(),
         at_flat="results/curvature/flat-validation.json",
         at_trained="results/curvature/trained-train.json",
     output:

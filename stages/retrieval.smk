@@ -2,6 +2,8 @@
 rule retrieval:
     input:
         gradients=gradients_of_all_pairs(),
+        ensemble=ensemble_losses(),
+        solved=solved_pairs(),
         at_flat="results/curvature/flat-validation.json",
         at_trained="results/curvature/trained-train.json",
     output:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import CHECKPOINTS, CURVATURE_SPLIT, is_checkpoint
-from pipeline.methods import METHODS, SOLVED, TRACED
+from pipeline.methods import METHODS, SOLVED, TRACED, solved_from
 from pipeline.shards import Plan
 from pipeline.steps.stores import retired_of
 from pipeline.storage.artefact import Manifest
@@ -43,9 +43,9 @@ class Chain:
         yield self.layout.recorded, "trained", self.digest(self.layout.checkpoint("trained"))
         for name in SOLVED:
             path = self.layout.solved(name)
-            both = {split: self.gradients(METHODS[name].at[0], split) for split in ("train", "validation")}
+            read = {split: self.gradients(METHODS[name].at[0], split) for split in solved_from(name)}
             traced = name in TRACED
-            yield path, *(("recorded", self.digest(self.layout.recorded)) if traced else ("gradients", both))
+            yield path, *(("recorded", self.digest(self.layout.recorded)) if traced else ("gradients", read))
             yield path, "retired", retired_of(self.plan, "train")
         yield self.layout.suspects, "gradients", self.gradients("flat", "train")
         yield self.layout.suspects, "retired", retired_of(self.plan, "train")

@@ -6,7 +6,7 @@ that does not depend on how many there are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -16,7 +16,7 @@ import numpy as np
 from pipeline.core.estimators import ESTIMATORS, Estimator
 from pipeline.core.preconditioner import Preconditioner
 from pipeline.errors import StoreError
-from pipeline.methods import CURVATURE_SPLIT
+from pipeline.methods import CURVATURE_SPLIT, SOLVED
 from pipeline.shards import Plan
 from pipeline.steps.codes import BLOCK_HELD_BYTES, CodeSet
 from pipeline.steps.pieces import Losses, Picked, RowBlock, row_blocks
@@ -66,6 +66,10 @@ class RunStores:
     def digests(self) -> dict[str, list[str]]:
         """Of all gradients that were opened, for the identity of what was made from them."""
         return {f"{name} {split}": codes.digests() for (split, name), codes in sorted(self.opened.items())}
+
+    def digests_of_solved(self, names: Iterable[str]) -> list[str]:
+        """Of what solvers left, for those of some methods that want it."""
+        return [read_manifest(self.layout.solved(name)).digest for name in SOLVED if name in names]
 
     @property
     def damping(self) -> float:

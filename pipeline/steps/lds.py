@@ -68,7 +68,8 @@ def run(job: Job, set_name: str) -> None:
         for name in retrained.responses()
         for row in _judged(predictors, _response(retrained, actions, name)[:, queries], name, seed)
     ]
-    identity = {"members": retrained.digests(), "gradients": stores.digests()}
+    identity = {"members": retrained.digests(), "gradients": stores.digests(),
+                "solved": stores.digests_of_solved(name for name, _ in asked)}  # fmt: skip
     write_evaluation(job, f"lds-{set_name}", rows, identity, "LDS: larger is better; signed scores: positive helped")
 
 

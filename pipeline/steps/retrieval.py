@@ -81,7 +81,8 @@ def run(job: Job) -> None:
     for name, checkpoint, scores in _controls(job, task, queries, rows):
         found.append({"method": name, "checkpoint": checkpoint, "control": True, **_summary(judged(scores, own))})
     found.append({"method": "chance", "checkpoint": "none", "control": True, **_summary(by_chance(own))})
-    identity = {"gradients": stores.digests(), "groups": plan.groups, "retired": list(plan.retired)}
+    identity = {"gradients": stores.digests(), "groups": plan.groups, "retired": list(plan.retired),
+                "solved": stores.digests_of_solved(each.name for each in asked)}  # fmt: skip
     note = f"retrieval by groups, which are used here only: means and deviations over {len(queries)} queries"
     write_evaluation(job, "retrieval", found, identity, note)
 
@@ -92,8 +93,8 @@ def variants(job: Job) -> Iterator[tuple[str, tuple[str, ...]]]:
     for name, method in METHODS.items():
         if not method.pairs or (method.projections and _projection(job) not in method.projections):
             continue
-        if "ensemble" in method.reads:  # a run makes the ensemble only where scores.estimators wants it
-            continue
+        if {"ensemble", "solved"} & set(method.reads) and name not in job.config.scores.estimators:
+            continue  # a run makes them only where they are asked for
         if set(method.at) <= set(CHECKPOINTS):
             yield from ((name, (checkpoint,)) for checkpoint in method.at)
         elif (name != "trak" or further.seeds) and (at := tuple(further.expanded(method.at[:1]))):

@@ -13,7 +13,7 @@ import numpy as np
 from pipeline.config import CURVATURE_SPLIT
 from pipeline.core.influence import likeliest_other
 from pipeline.errors import ConfigError
-from pipeline.methods import METHODS, POSTERIOR, SOLVED, columns_of
+from pipeline.methods import METHODS, POSTERIOR, columns_of
 from pipeline.steps.codes import FINITE, NOT_FINITE
 from pipeline.steps.estimating import RunStores, fitted, score_rows
 from pipeline.steps.former import FOLLOWING, Former
@@ -54,7 +54,7 @@ def run(job: Job) -> None:
     names, former, codes = columns_of(job.config.scores.estimators), Former.of(job), flat.column("code_hash")
     known, said = former.of_rows("codes", codes, [name for name in names if name in FOLLOWING])
     scores, made_from = _scores(job, stores, names, known, said)
-    beside = {"solved": [read_manifest(job.layout.solved(name)).digest for name in SOLVED if name in scores],
+    beside = {"solved": stores.digests_of_solved(scores),
               "ensemble": read_manifest(job.layout.losses).digest if "gex" in scores else None}  # fmt: skip
     columns: dict[str, Any] = {
         "row": np.arange(flat.rows),

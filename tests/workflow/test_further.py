@@ -7,23 +7,29 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from pipeline.config import Config
+from pipeline.config import SPLITS, Config
 from pipeline.core.agreement import spearman
+from pipeline.core.capture.cover import cover
+from pipeline.core.rows import batches
+from pipeline.core.solvers import ekfac
+from pipeline.core.solvers.products import RowGradients
 from pipeline.errors import ConfigError, StoreError, TaskError
-from pipeline.methods import METHODS, SCORED, SOLVED, TRACED
+from pipeline.methods import METHODS, SCORED, SOLVED, SOLVED_PAIRS, TRACED
 from pipeline.shards import Plan
 from pipeline.steps.estimating import RunStores
 from pipeline.steps.preconditioned import open_preconditioner
 from pipeline.steps.relabelling import best_labels
 from pipeline.steps.stores import open_candidates, open_codes
-from pipeline.steps.tasks import task_of
+from pipeline.steps.tasks import model_at, task_of
 from pipeline.steps.verify import find_faults
 from pipeline.storage.arrays import Arrays
 from pipeline.storage.artefact import open_artefact, read_manifest
 from pipeline.storage.layout import Layout
 from pipeline.storage.reduction import Workers
 from pipeline.storage.weights import read_weights
+from pipeline.tasks.checks import row_set
 from tests.workflow.runs import ROWS, Project, ask, edited, planned
 from tests.workflow.steps import compute, config_of, scores_of, stage
 
@@ -211,8 +217,8 @@ def test_cg_on_whole_gradients_is_classical_influence_in_codes_that_keep_them_wh
 
 def test_s_by_factored_curvature_ranks_rows_much_as_s_in_codes_does(further: Path) -> None:
     scores = scores_of(further)
-    for name in ("s_kfac", "s_ekfac"):
-        assert (scores[name] > 0).all() and spearman(scores[name], scores["s"]) > 0.9
+    for name in ("s_kfac", "s_ekfac", "w_kfac", "w_ekfac"):
+        assert (scores[name] > 0).all() and spearman(scores[name], scores[name[0]]) > 0.9
     gradients = read_manifest(Layout(further).solved("s_ekfac")).identity["gradients"]["train"]
     assert gradients == open_codes(Layout(further), Plan.load(Layout(further).plan), "flat", "train").digests()
 
@@ -221,7 +227,28 @@ def test_what_needs_no_further_checkpoint_is_as_before(further: Path, project: P
     before, after = scores_of(project.run), scores_of(further)
     for name in ("s", "w", "self_influence", "classical", "suggested", "loss_flat"):
         assert np.array_equal(before[name], after[name]), name
-    assert np.isfinite([after[name] for name in EVERY["scores"]["estimators"]]).all()
+    assert np.isfinite([after[name] for name in EVERY["scores"]["estimators"] if METHODS[name].rows]).all()
+    assert not set(SOLVED_PAIRS) & set(after)
+
+
+@pytest.mark.parametrize(("name", "behind"), [("influence_ekfac", "train"), ("fvm_kfac", "validation")])
+def test_pairs_are_products_of_whole_gradients_under_the_factored_curvature(
+    further: Path, project: Project, name: str, behind: str
+) -> None:
+    layout, config = Layout(further), config_of(project.config, **FURTHER)
+    plan, at = Plan.load(layout.plan), METHODS[name].at[0]
+    task = task_of(config, plan)
+    model = model_at(task, layout, at)
+    shapes = {parameter: tuple(value.shape) for parameter, value in model.named_parameters()}
+    rows = {split: RowGradients(model, task.loss, row_set(task, split), tuple(shapes), 16) for split in SPLITS}
+    engine = cover(model, task.loss, tuple(shapes), rows[behind].rows.batch([0, 1]), "auto").engine
+    factored = ekfac.fit(engine, batches(rows[behind].rows, 16), shapes, "ekfac" in name)
+    found = Arrays(layout.solved(name)).read("train")
+    asked = [0, found.shape[1] - 1]
+    solved = torch.stack([factored.solve(rows["query"].of([query]).mean(), 0.1) for query in asked])
+    assert config.solvers.factored_damping == 0.1
+    np.testing.assert_allclose(found[:, asked], rows["train"].dots(solved).numpy(), rtol=1e-3, atol=1e-5)
+    assert set(read_manifest(layout.solved(name)).identity["gradients"]) == {"train", "validation", "query"}
 
 
 def test_ensemble_and_solvers_are_planned_where_a_column_wants_them(project: Project, tmp_path: Path) -> None:

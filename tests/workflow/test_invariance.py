@@ -84,7 +84,7 @@ FURTHER = {
     "ensemble": {"members": 2, "steps": 4, "batch_rows": 10},
     "scores": {
         "estimators": ["w", "self_influence", "tracin", "classical", "trak", "datainf", "relatif", "cosine",
-                       "confident_learning", "classical_ekfac", "s_kfac", "gex"]
+                       "confident_learning", "classical_ekfac", "s_kfac", "w_ekfac", "gex"]
     },
 }  # fmt: skip
 """The strength sought on held-out rows, the default estimators and further ones."""

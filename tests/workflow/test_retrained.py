@@ -26,7 +26,8 @@ def judged(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of the project and everything that evaluation can train."""
     run = project.copy_of_run(tmp_path_factory.mktemp("judged"))
     config = yaml.safe_load((run / "config.yaml").read_text())
-    (run / "config.yaml").write_text(yaml.safe_dump({**config, "retrain": RETRAIN}))
+    scores = {**config.get("scores", {}), "estimators": ["tracin", "influence_ekfac", "fvm_kfac"]}
+    (run / "config.yaml").write_text(yaml.safe_dump({**config, "retrain": RETRAIN, "scores": scores}))
     succeed("evaluate", run, *ASKED, "--cores", 2)
     return run
 
@@ -54,7 +55,8 @@ def test_lds_has_every_score_of_pairs_a_ceiling_and_controls(judged: Path) -> No
     rows = [row for row in tables(judged)["lds-half"] if row["response"] == "margin"]
     methods = {(row["method"], row["checkpoint"]) for row in rows}
     assert {("influence", "trained"), ("influence", "flat"), ("FVM, single point", "flat"), ("TracIn", "trained"),
-            ("DMin (cosine)", "trained"), ("DMin (cosine)", "flat")} < methods  # fmt: skip
+            ("DMin (cosine)", "trained"), ("DMin (cosine)", "flat"), ("influence, EK-FAC", "trained"),
+            ("FVM, single point, K-FAC", "flat")} < methods  # fmt: skip
     assert sum(row["control"] for row in rows) >= 4
 
 
@@ -113,7 +115,8 @@ def test_a_run_is_compared_under_other_dampings_and_with_another_run(judged: Pat
         "suspects",
     }
     assert all(row["overlap"] == 1 for row in found["against"]) and len(found["against"]) > 5
-    assert found["differences"] == {str(project.run): [f"retrain.{name}" for name in sorted(RETRAIN)]}
+    assert found["differences"] == {str(project.run): [*(f"retrain.{name}" for name in sorted(RETRAIN)),
+                                                         "scores.estimators"]}  # fmt: skip
 
 
 def test_retraining_is_no_part_of_a_run(project: Project, tmp_path: Path) -> None:

@@ -27,7 +27,8 @@ OPTIONS = {"train_each": 4, "validation_each": 2, "query_each": 1, "plain_epochs
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("texts")
-    config = {**SMALL, "task": {"class": "sentence_transformations", "options": OPTIONS}}
+    config = {**SMALL, "task": {"class": "sentence_transformations", "options": OPTIONS},
+              "scores": {"estimators": ["influence_kfac", "gex"]}, "ensemble": {"members": 2, "steps": 2}}  # fmt: skip
     (directory / "mine.yaml").write_text(yaml.safe_dump(config))
     succeed("run", "-c", directory / "mine.yaml", "--workdir", directory, "--cores", 2, "--until", "retrieval")
     return directory
@@ -44,7 +45,8 @@ def test_every_method_that_scores_pairs_stands_beside_the_controls(run: Path) ->
         ("BM25", "none"), ("cosine of TF-IDF", "none"), ("cosine of features", "trained"),
         ("cosine of features", "flat"), ("chance", "none"),
     }  # fmt: skip
-    methods = {("influence", "trained"), ("influence", "flat"), ("FVM, single point", "flat"), ("DataInf", "trained")}
+    methods = {("influence", "trained"), ("influence", "flat"), ("FVM, single point", "flat"), ("DataInf", "trained"),
+               ("influence, K-FAC", "trained"), ("GEX (self-influence)", "trained")}  # fmt: skip
     assert methods <= found.keys()
     assert found["BM25", "none"]["auc"] > 0.9  # the prompt names the group
     assert found["chance", "none"]["recall"] == pytest.approx(0.1)

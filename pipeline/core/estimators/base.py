@@ -57,7 +57,7 @@ class Stores(Protocol):
         """The coordinates of each parameter, where codes keep them apart; else one slice of all."""
 
     def solved(self, name: str) -> Array:
-        """Scores of all train rows that a solver left, by position, [N]; NaN for rows that do not count."""
+        """What a solver left of train rows, by position, [N], or of pairs, [N, Q]; NaN for rows that do not count."""
 
     def classes(self) -> bool:
         """Whether the losses are those of a classification, with one label a row."""

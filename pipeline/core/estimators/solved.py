@@ -4,7 +4,13 @@
 
 solved once by CG, LiSSA, K-FAC or EK-FAC (stage `solve`): classical influence, signed as `classical`. FVM, unsigned:
 
-    rows    g^T (C + lambda)^-1 g at `flat`, C of the validation rows by K-FAC or EK-FAC
+    rows    S = g^T H^-1 g at `flat`, H = C + lambda, C of the validation rows by K-FAC or EK-FAC
+    rows    W = g^T H^-1 C H^-1 g, the mean of the single-point form over the validation rows
+
+Pairs, by K-FAC or EK-FAC, which solve for every query in closed form:
+
+    pairs   g_q^T (C + lambda)^-1 g at `trained`, C of the train rows     influence, signed
+    pairs   (g_q^T H^-1 g)^2 at `flat`                                    FVM, single point, unsigned
 
 Likewise influence through the joint training of a generator and a discriminator (stage `trace`;
 `pipeline.core.unrolled`, `pipeline.core.fixed_point`).
@@ -16,7 +22,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
-from pipeline.core.estimators.base import Array, Estimator, Rows, Stores
+import numpy as np
+
+from pipeline.core.estimators.base import Array, Estimator, PairEstimator, Rows, Stores
 
 
 @dataclass(frozen=True)
@@ -77,6 +85,75 @@ class SetLevelByEKFAC(Solved):
     """S by EK-FAC."""
 
     name = "s_ekfac"
+
+
+@dataclass(frozen=True)
+class MeanOfPairsByKFAC(Solved):
+    """W by K-FAC."""
+
+    name = "w_kfac"
+
+
+@dataclass(frozen=True)
+class MeanOfPairsByEKFAC(Solved):
+    """W by EK-FAC."""
+
+    name = "w_ekfac"
+
+
+@dataclass(frozen=True)
+class SolvedPairs(PairEstimator):
+    """Scores of all query and train rows, [N, Q] by position: a query asks with its own column."""
+
+    found: Array
+    name: ClassVar[str]
+
+    @classmethod
+    def fit(cls, stores: Stores, at: Sequence[str]) -> Self:
+        """As the stage left them."""
+        found = stores.solved(cls.name)
+        return cls(np.full(found.shape[1], 1 / max(1, found.shape[1])), found)
+
+    def ask(self, queries: Rows) -> Array:
+        """Which column, [q, Q]."""
+        return np.eye(self.found.shape[1])[queries.positions]
+
+    def features(self, rows: Rows) -> Array:
+        """Products with all queries, [n, Q]; those that do not count are never asked for."""
+        return np.nan_to_num(self.found[rows.positions].astype(np.float64))
+
+    def rows(self, rows: Rows) -> Array:
+        """Mean over the query rows, [n]."""
+        products = self.features(rows)
+        return np.asarray((np.square(products) if self.squared else products) @ self.mean)
+
+
+@dataclass(frozen=True)
+class InfluenceByKFAC(SolvedPairs):
+    """Classical influence by K-FAC."""
+
+    name = "influence_kfac"
+
+
+@dataclass(frozen=True)
+class InfluenceByEKFAC(SolvedPairs):
+    """Classical influence by EK-FAC."""
+
+    name = "influence_ekfac"
+
+
+@dataclass(frozen=True)
+class SinglePointByKFAC(SolvedPairs):
+    """Its square at `flat`, by K-FAC."""
+
+    name, squared = "fvm_kfac", True
+
+
+@dataclass(frozen=True)
+class SinglePointByEKFAC(SolvedPairs):
+    """Its square at `flat`, by EK-FAC."""
+
+    name, squared = "fvm_ekfac", True
 
 
 @dataclass(frozen=True)

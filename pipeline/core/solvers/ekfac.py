@@ -6,7 +6,8 @@ eigenbases Q_A, Q_S, the Fisher matrix of the layer is taken to be diagonal in t
     K-FAC    Lambda = eigenvalues of S x eigenvalues of A
     EK-FAC   Lambda = E[(Q_S^T G Q_A)^2], which is the best diagonal there
     u        Q_S [(Q_S^T V Q_A) / (Lambda + lambda)] Q_A^T,   lambda = damping x mean of Lambda, layer by layer
-    form     g^T (C + lambda)^-1 g = sum over layers of sum (Q_S^T G Q_A)^2 / (Lambda + lambda)
+    S        g^T (C + lambda)^-1 g = sum over layers of sum (Q_S^T G Q_A)^2 / (Lambda + lambda)
+    W        g^T (C + lambda)^-1 C (C + lambda)^-1 g, likewise with Lambda / (Lambda + lambda)^2
 
 Parameters that arrive written out (biases, scales) have a block of their own where they are short, else a diagonal.
 Expectations are over rows with their own labels: the empirical Fisher matrix, as everywhere here; Grosse et al. (2023,
@@ -16,7 +17,7 @@ Letters: B rows, T positions, O outputs, I inputs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -128,9 +129,8 @@ class Scales:
 class Forms:
     """A sink for quadratic forms of the rows of a batch, [B]."""
 
-    def __init__(self, layers: Mapping[str, Layer], damping: float, rows: int) -> None:
-        self.layers = layers
-        self.weights = {name: layer.weights(damping) for name, layer in layers.items()}
+    def __init__(self, layers: Mapping[str, Layer], weights: Mapping[str, Tensor], rows: int) -> None:
+        self.layers, self.weights = layers, weights
         self.sums = torch.zeros(rows, dtype=torch.float64)
 
     def dense(self, name: str, gradient: Tensor) -> None:
@@ -151,6 +151,24 @@ class Forms:
             self.sums[part] += (torch.bmm(o[part].mT, i[part]).square() * weights).sum((1, 2))
 
 
+class Products:
+    """A sink for products of the rows of a batch with some vectors, [B, q]."""
+
+    def __init__(self, vectors: Mapping[str, Tensor], rows: int) -> None:
+        self.vectors = vectors
+        self.sums = torch.zeros(rows, len(next(iter(vectors.values()))), dtype=torch.float64)
+
+    def dense(self, name: str, gradient: Tensor) -> None:
+        """See `Sink`."""
+        self.sums += _wide(gradient.flatten(1)) @ self.vectors[name].T
+
+    def outer(self, name: str, output: Factor, input: Factor) -> None:
+        """See `Sink`."""
+        o, i = _wide(output.values()), _wide(input.values())
+        for part in _steps(o, i):
+            self.sums[part] += torch.bmm(o[part].mT, i[part]).flatten(1) @ self.vectors[name].T
+
+
 def _steps(output: Tensor, input: Tensor) -> Iterator[slice]:
     """Rows whose products [O, I] are written out together."""
     step = max(1, BLOCK_BYTES // (8 * output.shape[2] * input.shape[2]))
@@ -166,15 +184,38 @@ class Factored:
 
     def solve(self, vector: Tensor, damping: float) -> Tensor:
         """(C + lambda)^-1 v, [P], lambda = damping x mean of the diagonal, layer by layer."""
-        pieces = vector.split([prod(shape) for shape in self.shapes.values()])
-        solved = [self.layers[name].solve(piece, damping) for name, piece in zip(self.shapes, pieces, strict=True)]
-        return torch.cat(solved)
+        return torch.cat([self.layers[name].solve(piece, damping) for name, piece in self._pieces(vector).items()])
 
-    def forms(self, engine: Engine, batches: Iterable[tuple[Any, int]], damping: float) -> Tensor:
-        """g^T (C + lambda)^-1 g of each row, [n]; arguments as in `fit`."""
+    def forms(self, engine: Engine, batches: Iterable[tuple[Any, int]], damping: float, mean: bool = False) -> Tensor:
+        """S of each row, [n], or W, the mean of the squared products with the rows behind C.
+
+        Args:
+            engine: as in `fit`.
+            batches: likewise.
+            damping: of `solve`.
+            mean: W.
+        """
+        weights = {name: layer.weights(damping) for name, layer in self.layers.items()}
+        if mean:
+            weights = {name: self.layers[name].scales * own.square() for name, own in weights.items()}
+        return self._captured(engine, batches, lambda rows: Forms(self.layers, weights, rows))
+
+    def products(self, engine: Engine, batches: Iterable[tuple[Any, int]], vectors: Tensor) -> Tensor:
+        """g^T v of each row and vector, [n, q]; vectors are [q, P], the batches as in `fit`."""
+        pieces = self._pieces(vectors)
+        return self._captured(engine, batches, lambda rows: Products(pieces, rows))
+
+    def _pieces(self, vectors: Tensor) -> dict[str, Tensor]:
+        """The numbers of each parameter."""
+        sizes = [prod(shape) for shape in self.shapes.values()]
+        return dict(zip(self.shapes, vectors.split(sizes, -1), strict=True))
+
+    def _captured(self, engine: Engine, batches: Iterable[tuple[Any, int]],
+                  sink_of: Callable[[int], Forms | Products]) -> Tensor:  # fmt: skip
+        """What sinks hold of all batches, one after the other."""
         found = []
         for batch, rows in batches:
-            sink = Forms(self.layers, damping, rows)
+            sink = sink_of(rows)
             engine.capture(batch, sink)
             found.append(sink.sums)
         return torch.cat(found)

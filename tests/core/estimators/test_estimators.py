@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.core.estimators import ESTIMATORS, PairEstimator
 from pipeline.core.estimators.trak import LEAST
-from pipeline.methods import METHODS
+from pipeline.methods import METHODS, SOLVED_PAIRS
 from tests.memory_stores import MemoryStores
 
 
@@ -69,6 +69,9 @@ def expected(name, stores, at):
     if name == "gex":
         queries, train = changes(stores, "validation"), changes(stores, "train")
         return np.mean([np.outer(q, t) for q, t in zip(queries.T, train.T, strict=True)], 0)
+    if name in SOLVED_PAIRS:
+        products = stores.products.astype(np.float64).T
+        return np.square(products) if name.startswith("fvm") else products
     if name == "tracin":
         return sum(stores.rate(c) * stores.codes["validation"][c] @ stores.codes["train"][c].T for c in at)
     if name == "cosine":
@@ -151,6 +154,14 @@ def test_solved_scores_are_those_of_their_own_solver(rng):
     for name, sign in (("classical_cg", 1), ("classical_ekfac", -1)):
         found = ESTIMATORS[name].fit(stores, ["trained"]).rows(stores.rows("train", np.array([4, 2])))
         np.testing.assert_array_equal(found, sign * stores.solutions[[4, 2]])
+
+
+def test_solved_pairs_that_do_not_count_spoil_no_others(rng):
+    stores = MemoryStores(rng, ("trained",))
+    stores.products[:, 3] = np.nan
+    estimator = ESTIMATORS["influence_ekfac"].fit(stores, ["trained"])
+    found = estimator.pairs(stores.rows("validation", np.array([5, 2])), stores.rows("train", np.array([4, 1, 0])))
+    np.testing.assert_array_equal(found, stores.products[np.ix_([4, 1, 0], [5, 2])].T.astype(np.float64))
 
 
 def test_the_mean_of_single_points_is_w_where_the_curvature_is_that_of_the_queries(rng):

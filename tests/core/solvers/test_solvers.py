@@ -145,6 +145,21 @@ def test_factored_matrices_are_what_their_definition_says(kind, corrected):
         torch.testing.assert_close(found.solve(vector, 0.3), torch.linalg.solve(wanted, vector), rtol=1e-6, atol=1e-9)
     forms = (gradients * torch.linalg.solve(wanted, gradients.T).T).sum(1)
     torch.testing.assert_close(found.forms(engine, parts, 0.3), forms, rtol=1e-6, atol=1e-9)
+    without = oracle(gradients, shapes, factors, corrected, 0.0)
+    solved = torch.linalg.solve(wanted, gradients.T)
+    means = ((without @ solved) * solved).sum(0)
+    torch.testing.assert_close(found.forms(engine, parts, 0.3, mean=True), means, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["mlp", "conv"])
+def test_products_with_vectors_are_those_of_the_gradients(kind):
+    model, rows, names, gradients = case(kind)
+    shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    engine = cover(model, loss, tuple(names), rows.batch([0, 1]), "auto").engine
+    parts = [(rows.batch(range(start, start + 8)), 8) for start in range(0, ROWS, 8)]
+    vectors = torch.randn(3, gradients.shape[1], dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+    found = ekfac.fit(engine, parts, shapes, True).products(engine, parts, vectors)
+    torch.testing.assert_close(found, gradients @ vectors.T, rtol=1e-10, atol=1e-12)
 
 
 def sides(model, rows):
