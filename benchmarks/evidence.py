@@ -45,7 +45,7 @@ ROOT = RUNS / "evidence"
 HEAD = ("hidden", "epochs")
 """Options of the head on encoded sentences; all others are those of the sentences."""
 ELSEWHERE = ("fine", "lasting", "gan", "w_")
-"""Names of estimators that have benchmarks of their own, and may want a twin or a GAN, begin so; or that are W again."""
+"""Names of estimators that have benchmarks of their own, and may want a twin or a GAN, begin so; or are W again."""
 ESTIMATORS = tuple(
     name
     for name in SCORED
