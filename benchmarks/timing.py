@@ -23,6 +23,8 @@ import torch
 from benchmarks.models import Case, loss
 
 RUNS = 5
+PROBED = 8
+"""Batches whose time, but for that of one, tells what a batch takes without what a run begins with."""
 BUDGET_S = 30.0
 """A capture whose runs take longer than that together has fewer of them, at least one."""
 
@@ -97,8 +99,9 @@ def measure(case: Case, reference: Case, work: Work, runs: int = RUNS, budget_s:
     if first > budget_s / 2:  # once is all that there is time for
         ratio = first / min(seconds(lambda: floor(reference)) for _ in range(2))
         return Measured(ratio, ratio, ratio, 1, held)
-    batches = min(case.batches, max(1, int(budget_s / (first * runs))))
-    runs = min(runs, max(1, int(budget_s / (first * batches))))
+    each = max((seconds(lambda: work.run(PROBED)) - first) / (PROBED - 1), first / PROBED) if first < 1 else first
+    batches = min(case.batches, max(1, int(budget_s / (each * runs))))
+    runs = min(runs, max(1, int(budget_s / (each * batches))))
     found = ratios(lambda: floor(reference, batches), lambda: work.run(batches), runs)
     held, _ = peak(case, lambda: work.run(1))
     return Measured(min(found), statistics.median(found), max(found), runs, held)

@@ -1,5 +1,5 @@
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from torch import nn
 
 from benchmarks import timing
 from benchmarks.models import CASES, Case, case, loss
-from benchmarks.timing import Measured, Work, measure, peak, ratios, row
+from benchmarks.timing import PROBED, Measured, Work, measure, peak, ratios, row
 
 MIB = 2**20
 
@@ -39,7 +39,7 @@ def counted(calls):
 def test_quick_work_takes_all_batches_in_all_runs_and_two_single_ones_for_memory(small):
     calls = []
     found = measure(small, small, counted(calls), runs=4)
-    assert calls == [1, 3, 3, 3, 3, 1]
+    assert calls == [1, PROBED, 3, 3, 3, 3, 1]
     assert found.runs == 4
     assert found.ratio_min <= found.ratio_median <= found.ratio_max
 
@@ -57,6 +57,14 @@ def test_work_between_has_fewer_runs_of_single_batches(small, monkeypatch):
     calls = []
     assert measure(small, small, counted(calls), budget_s=25.0).runs == 3
     assert calls == [1, 1, 1, 1, 1]
+
+
+def test_what_a_run_begins_with_does_not_make_it_shorter(small, monkeypatch):
+    monkeypatch.setattr(timing, "peak", lambda _, work: (work(), (9, 0.48))[1])
+    monkeypatch.setattr(timing, "seconds", lambda work: (work(), 0.9)[1])  # of PROBED batches, .06 each and .42 before
+    calls = []
+    measure(replace(small, batches=400), small, counted(calls), runs=2, budget_s=6.06)
+    assert PROBED == 8 and calls[2] == 50
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
