@@ -75,12 +75,20 @@ class Store:
     total: int
     older: reuse.Older | None
     flagged: list[int] = field(default_factory=list)
+    errors: list[Array] = field(default_factory=list)
 
     def append(self, positions: Array, columns: reuse.Columns) -> None:
         """Append the rows at these positions; those that are not finite are noted."""
         for name, column in columns.items():
             self.writer.append(name, column, total=self.total)
         self.flagged.extend(int(at) for at in positions[columns["flag"] != FINITE])
+        known = columns["norm_full"] > 0
+        self.errors.append(columns["norm_full_error"][known] / columns["norm_full"][known])
+
+    def norm_error(self) -> float:
+        """Median standard error of the rows' norms as a share of them; 0 where they are exact."""
+        errors = np.concatenate([*self.errors, np.zeros(0)])
+        return float(np.median(errors)) if len(errors) else 0.0
 
 
 def run(job: Job, checkpoint: str, split: str, shard: str) -> None:
@@ -104,8 +112,14 @@ def run(job: Job, checkpoint: str, split: str, shard: str) -> None:
         copied = _write(job, models, stores, positions, size)
         for i, store in enumerate(stores):
             store.record.update(flagged=store.flagged, batch_rows=size, rows=len(positions), copied=copied)
+            store.record.update(norm_error=store.norm_error())
             store.record.update(_coverage(models, i, store, captured=copied < len(positions)))
     for each, store in zip(models.checkpoints, stores, strict=True):
+        if store.record["norm_error"]:
+            job.say(
+                f"norms of whole gradients at {each} are estimates, off by {store.record['norm_error']:.1%} (median "
+                "standard error); gradients.norms: exact takes longer"
+            )
         if store.flagged:
             job.say(
                 f"rows without a finite loss or gradient at {each}, excluded from curvature and index: "

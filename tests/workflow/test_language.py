@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 import yaml
 
+from pipeline.storage.arrays import Arrays
+from pipeline.storage.artefact import read_manifest
+from pipeline.storage.layout import Layout
 from pipeline.tasks.word_problems import WordProblems
 from tests.workflow.runs import SMALL, ask, succeed
 
@@ -38,6 +41,15 @@ def test_influence_on_a_text_is_the_sum_over_its_parts(texts: Path) -> None:
     assert np.allclose(sum(parts), whole, rtol=1e-3, atol=1e-4 * np.abs(whole).max())
     assert not np.allclose(parts[0], parts[1], rtol=0.1)
     assert np.array_equal(scores(texts, "--on", completion[:4]), parts[0])
+
+
+def test_a_run_says_how_far_off_its_norms_are(texts: Path) -> None:
+    store = Layout(texts).gradients("trained", "train", "00000")
+    arrays, found = Arrays(store), read_manifest(store).record["norm_error"]
+    assert found == pytest.approx(np.median(arrays.read("norm_full_error") / arrays.read("norm_full")))
+    assert 0 < found < 0.5  # layers see more than 16 positions
+    logs = [path.read_text() for path in (texts / "logs").rglob("*") if path.is_file()]
+    assert any(f"off by {found:.1%} (median standard error)" in text for text in logs)
 
 
 def test_a_part_that_is_not_there_is_one_sentence(texts: Path) -> None:
