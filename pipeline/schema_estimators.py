@@ -52,8 +52,8 @@ class EnsembleSection(Section):
     """The geometric ensemble of GEX."""
 
     members: Annotated[int, Field(ge=0)]
-    steps: Count
-    learning_rate: Positive
+    steps: Literal["auto"] | Count
+    learning_rate: Literal["auto"] | Positive
     momentum: Annotated[float, Field(ge=0, lt=1)]
     batch_rows: Count
 

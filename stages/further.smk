@@ -101,6 +101,7 @@ rule ensemble:
     params:
         config=sections("ensemble"),
         code=code("ensemble"),
+        content=content("validation"),
     shell:
         "lowland stage ensemble {TASK} --config {params.config:q} 2>&1 | tee {log:q}"
 

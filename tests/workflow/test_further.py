@@ -12,17 +12,21 @@ import torch
 from pipeline.config import SPLITS, Config
 from pipeline.core.agreement import spearman
 from pipeline.core.capture.cover import cover
-from pipeline.core.rows import batches
+from pipeline.core.minimum import Settings, descend
+from pipeline.core.rows import batches, mean_loss
 from pipeline.core.solvers import ekfac
 from pipeline.core.solvers.products import RowGradients
 from pipeline.errors import ConfigError, StoreError, TaskError
 from pipeline.methods import METHODS, SCORED, SOLVED, SOLVED_PAIRS, TRACED
 from pipeline.shards import Plan
+from pipeline.steps import ensemble
+from pipeline.steps.ensemble import RATES
 from pipeline.steps.estimating import RunStores
+from pipeline.steps.job import Job
 from pipeline.steps.preconditioned import open_preconditioner
 from pipeline.steps.relabelling import best_labels
 from pipeline.steps.stores import open_candidates, open_codes
-from pipeline.steps.tasks import model_at, task_of
+from pipeline.steps.tasks import derive, model_at, task_of
 from pipeline.steps.verify import find_faults
 from pipeline.storage.arrays import Arrays
 from pipeline.storage.artefact import open_artefact, read_manifest
@@ -201,6 +205,40 @@ def test_gex_reads_the_losses_along_the_chain(further: Path) -> None:
     assert np.allclose(scores_of(further)["gex"], np.square(changes).mean(1), rtol=1e-6)
     members = [weights(further, f"geometric-{number}") for number in (1, 2, 3)]
     assert not any(np.array_equal(members[0][name], members[1][name]) for name in members[0])
+
+
+def losses_after(run: Path, project: Project, rate: float) -> float:
+    """Mean loss of the validation rows after eight steps of plain SGD with momentum, the rate falling as a cosine."""
+    config = config_of(project.config, **FURTHER)
+    task, layout = task_of(config, Plan.load(Layout(run).plan)), Layout(run)
+    model = model_at(task, layout, "trained")
+    descent = Settings(
+        method="plain", strength=0.0, steps=8, learning_rate=rate, momentum=0.9, weight_decay=0.0, batch_rows=10,
+        noise_parts=1, noise_growth=1.0, optimizer="sgd", seed=derive(config.seed, "geometric-1"),
+    )  # fmt: skip
+    for _ in descend(model, task.loss, row_set(task, "train"), descent):
+        pass
+    return mean_loss(model, task.loss, row_set(task, "validation"), 64)
+
+
+def test_the_rate_of_the_ensemble_has_the_least_loss_on_validation_rows(further: Path, project: Project) -> None:
+    record = read_manifest(Layout(further).checkpoint("geometric-2")).record
+    found = {rate: losses_after(further, project, rate) for rate in RATES[:7]}
+    assert record["learning_rate"] == min(found, key=lambda rate: found[rate])
+    assert record["steps"] == 8 and len(set(found.values())) == 7
+
+
+def test_rates_at_which_a_member_falls_apart_are_not_taken(
+    further: Path, project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Path(shutil.copytree(further, tmp_path / "run"))
+    monkeypatch.setattr(ensemble, "RATES", (1e30, 0.01))
+    config = config_of(project.config, ensemble={"members": 1})
+    said: list[str] = []
+    ensemble.run(Job("ensemble", Layout(run), config, said.append))
+    record = read_manifest(Layout(run).checkpoint("geometric-1")).record
+    assert (record["learning_rate"], record["steps"]) == (0.01, round(16 * ROWS / 128))
+    assert any("inf (1e+30)" in line for line in said)
 
 
 def test_cg_on_whole_gradients_is_classical_influence_in_codes_that_keep_them_whole(
