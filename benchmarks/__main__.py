@@ -25,12 +25,14 @@ ALL = {
     "fine": "does influence survive the randomness of training: f-INE and others over seeds (10 minutes)",
     "digits": "mislabel detection and relabelling on digits, four kinds of noise, three seeds (10 minutes)",
     "evidence": "the same on letters, clothes, sentences and CIFAR-N, in both regimes (--small or --full, a night)",
-    "clothes": "the same on clothes in the paper's sizes, second order against first over five seeds (an hour)",
-    "sentences": "the same on sentences that people labelled wrongly, all cells on MiniLM, five seeds (hours)",
-    "transformer": "the same on sentences with a small transformer, 1,000 rows, three seeds (an hour and a half)",
+    "clothes": "the same on clothes in the paper's sizes, second order against first, five seeds (an hour, or --small)",
+    "sentences": "the same on sentences that people labelled wrongly, on MiniLM, five seeds (hours, or --small)",
+    "transformer": "the same on sentences with a small transformer, three seeds (an hour and a half, or --small)",
 }
 SIZED = ("evidence", "lds", "cleansing", "memorisation", "text", "fine", "gan", "diffusion")
 """Those with a small setting and a full one."""
+SEEDED = ("clothes", "sentences", "transformer")
+"""Those of which the small setting is one seed, under half an hour, and all seeds are what runs without it."""
 KEPT = ("evidence", "clothes", "sentences", "transformer", "gan", "text")
 """Those that keep what they ran."""
 
@@ -44,13 +46,17 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(ALL)}; default: {', '.join(QUICK)}")
     size = parser.add_mutually_exclusive_group()
     sized = ", ".join(SIZED)
-    size.add_argument("--small", action="store_true", help=f"{sized}: few rows and seeds (the default)")
+    seeded = ", ".join(SEEDED)
+    size.add_argument("--small", action="store_true",
+                      help=f"{sized}: few rows and seeds (the default); {seeded}: one seed")  # fmt: skip
     size.add_argument("--full", action="store_true", help=f"{sized}: whole sizes and five seeds")
     parser.add_argument("--table", action="store_true", help=f"{', '.join(KEPT)}: print what has been run, run nothing")
     arguments = parser.parse_args()
     names = arguments.names or list(QUICK)
-    if (arguments.small or arguments.full) and not set(names) <= set(SIZED):
-        parser.error(f"expected --small and --full with {sized} alone, got other names; run those without")
+    if arguments.full and not set(names) <= set(SIZED):
+        parser.error(f"expected --full with {sized} alone, got other names; run those without")
+    if arguments.small and not set(names) <= {*SIZED, *SEEDED}:
+        parser.error(f"expected --small with {sized}, {seeded} alone, got other names; run those without")
     if arguments.table and not set(names) <= set(KEPT):
         parser.error(f"expected --table with {' or '.join(KEPT)} alone, got other names; run those without")
     for name in names:
@@ -58,7 +64,7 @@ def main() -> None:
             parser.error(f"expected a benchmark out of {', '.join(ALL)}, got {name!r}")
     for name in names:
         main_of = importlib.import_module(f"benchmarks.{name}").main
-        options = {"full": arguments.full} if name in SIZED else {}
+        options = {"full": arguments.full} if name in SIZED else {"small": arguments.small} if name in SEEDED else {}
         main_of(**options, **({"table_only": True} if arguments.table else {}))
 
 

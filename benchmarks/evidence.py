@@ -206,8 +206,8 @@ def main(full: bool = False, table_only: bool = False) -> None:
     tabulate("full" if full else "small", table_only)
 
 
-def tabulate(name: str, table_only: bool = False) -> None:
-    """The same in a setting by its name."""
+def tabulate(name: str, table_only: bool = False, small: bool = False) -> None:
+    """The same in a setting by its name; `small`: of seeds that have not been run the first alone."""
     setting, cells = SETTINGS[name], SETTINGS[name].cells
     for source in dict.fromkeys(cell.source for cell in cells if not cell.there()):
         print(f"left out, as {source} names no data: cells that need {SOURCES[source]}", flush=True)
@@ -218,7 +218,7 @@ def tabulate(name: str, table_only: bool = False) -> None:
             raise SystemExit(
                 f"expected EVIDENCE_CELLS to be part of a cell's name such as {cells[0].name!r}, got {only!r}"
             )
-        _make([run for run in runs if only in run.cell.name and not run.made()])
+        _make([run for run in runs if only in run.cell.name and not (small and run.seed) and not run.made()])
     made = [run for run in runs if run.made()]
     missing = [f"{run.cell.name}, seed {run.seed}" for run in runs if run not in made]
     missing += [f"{cell.name}: no data" for cell in cells if not cell.there()]
@@ -230,7 +230,7 @@ def tabulate(name: str, table_only: bool = False) -> None:
     learnt = {cell: statistics.mean(run.learnt() for run in of) for cell, of in by_cell.items()}
     keep(
         setting.command.split()[0],
-        f"python -m benchmarks {setting.command}",
+        f"python -m benchmarks {setting.command}{' --small' if small else ''}",
         rows_of(figures, learnt),
         by="table",
         setting=name,

@@ -10,6 +10,6 @@ from __future__ import annotations
 from benchmarks import evidence
 
 
-def main(table_only: bool = False) -> None:
-    """Run what has not been run and print its tables, or print them alone."""
-    evidence.tabulate("transformer", table_only)
+def main(table_only: bool = False, small: bool = False) -> None:
+    """Run what has not been run, of one seed where it is `small`, and print its tables, or print them alone."""
+    evidence.tabulate("transformer", table_only, small)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import evidence
+from benchmarks import evidence, transformer
 from benchmarks.evidence import Run
 from benchmarks.evidence_cells import CELLS, CHOSEN_ON, ENCODED, SMALL_PLANTED
 from benchmarks.evidence_run import CODE, PLAIN, code
@@ -112,6 +112,19 @@ def test_nothing_run_is_no_table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     monkeypatch.setattr(evidence, "ROOT", tmp_path)
     with pytest.raises(SystemExit, match="expected a cell that was run, got none"):
         evidence.main(table_only=True)
+
+
+@pytest.mark.parametrize(("small", "seeds"), [(True, {0}), (False, {0, 1, 2})])
+def test_the_small_setting_runs_one_seed_of_each_cell(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, small: bool, seeds: set[int]
+) -> None:
+    asked: list[evidence.Run] = []
+    monkeypatch.setattr(evidence, "ROOT", tmp_path)
+    monkeypatch.setattr(evidence, "_make", asked.extend)
+    monkeypatch.setattr(evidence.Cell, "there", lambda self: True)
+    with pytest.raises(SystemExit, match="expected a cell that was run, got none"):
+        transformer.main(small=small)
+    assert {run.seed for run in asked} == seeds and len(asked) == 4 * len(seeds)
 
 
 def test_encoded_sentences_are_what_was_written(tmp_path: Path) -> None:
