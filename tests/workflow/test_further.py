@@ -16,10 +16,10 @@ from pipeline.core.minimum import Settings, descend
 from pipeline.core.rows import batches, mean_loss
 from pipeline.core.solvers import ekfac
 from pipeline.core.solvers.products import RowGradients
-from pipeline.errors import ConfigError, StoreError, TaskError
+from pipeline.errors import ConfigError, DataError, StoreError, TaskError
 from pipeline.methods import METHODS, SCORED, SOLVED, SOLVED_PAIRS, TRACED
 from pipeline.shards import Plan
-from pipeline.steps import ensemble
+from pipeline.steps import ensemble, solve
 from pipeline.steps.ensemble import RATES
 from pipeline.steps.estimating import RunStores
 from pipeline.steps.job import Job
@@ -287,6 +287,8 @@ def test_pairs_are_products_of_whole_gradients_under_the_factored_curvature(
     assert config.solvers.factored_damping == 0.1
     np.testing.assert_allclose(found[:, asked], rows["train"].dots(solved).numpy(), rtol=1e-3, atol=1e-5)
     assert set(read_manifest(layout.solved(name)).identity["gradients"]) == {"train", "validation", "query"}
+    with pytest.raises(DataError, match="expected query rows to score pairs of, got none that count"):
+        solve._pairs(Job("solve", layout, config, print), factored, engine, rows["train"], rows["query"].of([]))
 
 
 def test_ensemble_and_solvers_are_planned_where_a_column_wants_them(project: Project, tmp_path: Path) -> None:
