@@ -8,7 +8,7 @@ import importlib
 QUICK = ("capture",)
 ALL = {
     "capture": "per-sample gradient capture, Lowland and peers, as ratios to a forward and backward pass (15 minutes)",
-    "fidelity": "what each projection keeps of pairwise influence, at equal bytes a row (15 minutes)",
+    "fidelity": "what each projection keeps of pairwise influence, at equal bytes a row (half an hour)",
     "memory": "memory of capture, planned and measured (5 minutes)",
     "scan": "an exact scan of a 4 GiB store under 1 GiB, against plain reading (3 minutes, 5 GB of disk)",
     "index": "kinds of indexes up to a million rows: time, size, latency, recall (an hour, 10 GB of memory and disk)",
