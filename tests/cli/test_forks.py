@@ -29,7 +29,11 @@ from pipeline.warm import code as code_of
 pytestmark = pytest.mark.skipif(not forks.supported(), reason="only Linux forks jobs")
 
 TINY = {"train_size": 40, "validation_size": 10, "query_size": 5, "epochs": 1, "hidden": [8]}
-ASK = "import sys; from pipeline.warm import hand_over; hand_over(sys.argv[1:]); print('not taken')"
+ASK = """import signal, sys
+from pipeline.warm import hand_over
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are begun with it ignored
+hand_over(sys.argv[1:])
+print('not taken')"""
 SLEEPER = """import os, pathlib, time
 pathlib.Path("child").write_text(str(os.getpid()))
 {action}
