@@ -35,6 +35,8 @@ def _in_one_sentence(kind: str, expected: str) -> WrapValidator:
 
 
 Strength = Annotated[Literal["auto"] | NotNegative, _in_one_sentence("auto_or_number", "a number >= 0")]
+Rate = Annotated[Literal["auto"] | Positive, _in_one_sentence("auto_or_positive", "a number > 0")]
+Part = Annotated[Literal["auto"] | Share, _in_one_sentence("auto_or_share", "a number between 0 and 1")]
 Selection = Annotated[Literal["auto"] | Count, _in_one_sentence("auto_or_count", "a whole number >= 1")]
 
 

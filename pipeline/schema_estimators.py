@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field, field_validator
 
 from pipeline.errors import ConfigError
-from pipeline.fields import Count, Positive, Section, Selection, Share, nearest
+from pipeline.fields import Count, Part, Positive, Rate, Section, Selection, Share, nearest
 from pipeline.methods import RANKED, SCORED
 
 
@@ -52,8 +52,8 @@ class EnsembleSection(Section):
     """The geometric ensemble of GEX."""
 
     members: Annotated[int, Field(ge=0)]
-    steps: Literal["auto"] | Count
-    learning_rate: Literal["auto"] | Positive
+    steps: Selection
+    learning_rate: Rate
     momentum: Annotated[float, Field(ge=0, lt=1)]
     batch_rows: Count
 
@@ -80,7 +80,7 @@ class GanSection(Section):
     epochs: Annotated[int, Field(ge=0)]
     depth: Selection
     damping: Annotated[float, Field(ge=0, lt=1)]
-    scale: Literal["auto"] | Positive
+    scale: Rate
     horizons: list[Count]
     replayed_rows: Annotated[int, Field(ge=2)]
     replayed_draws: Annotated[int, Field(ge=2)]
@@ -120,7 +120,7 @@ class RetrainSection(Section):
     memorisation_models: Annotated[int, Field(ge=4)]
     memorised_threshold: Share
     seeds: Annotated[int, Field(ge=2)]
-    removed_share: Literal["auto"] | Share
+    removed_share: Part
     pruned_share: Share
     rankings: list[str]
     single_rows: Count

@@ -185,14 +185,16 @@ def sides(model, rows):
 
 
 def test_products_are_written_out_for_a_few_rows_at_a_time(monkeypatch):
-    model, rows, names, _ = case("conv")
+    model, rows, names, gradients = case("conv")
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
     engine = cover(model, loss, tuple(names), rows.batch([0, 1]), "auto").engine
     parts = [(rows.batch(range(ROWS)), ROWS)]
     found = ekfac.fit(engine, parts, shapes, True)
-    whole = found.forms(engine, parts, 0.3)
+    whole, vectors = found.forms(engine, parts, 0.3), torch.eye(gradients.shape[1], dtype=torch.float64)[:9]
+    products = found.products(engine, parts, vectors)
     monkeypatch.setattr(ekfac, "BLOCK_BYTES", 1)
     torch.testing.assert_close(found.forms(engine, parts, 0.3), whole, rtol=1e-12, atol=0)
+    torch.testing.assert_close(found.products(engine, parts, vectors), products, rtol=1e-12, atol=0)
 
 
 def test_a_long_vector_has_a_diagonal_and_a_side_too_long_is_refused(monkeypatch):
