@@ -19,7 +19,7 @@ from pipeline.core.influence import likeliest, likeliest_other
 from pipeline.errors import DataError
 from pipeline.methods import CHECKPOINTS, METHODS, RANKED, columns_of
 from pipeline.steps.estimating import RunStores
-from pipeline.steps.inputs import vectors
+from pipeline.steps.inputs import space_of, vectors
 from pipeline.steps.job import Job
 from pipeline.steps.predictions import said_at
 from pipeline.steps.relabelling import best_labels
@@ -137,9 +137,10 @@ def _measures(values: Array, wrong: Array) -> dict[str, float]:
 def _neighbours(job: Job, task: Task, given: Array, judged: Array) -> Array | None:
     """Share of a row's nearest others whose given label differs from its own, [N]; NaN for rows that are not judged.
 
-    None for inputs of no fixed shape.
+    None for inputs that are no points.
     """
-    inputs = vectors(row_set(task, "train"), np.nonzero(judged)[0])
+    rows, positions = row_set(task, "train"), np.nonzero(judged)[0]
+    inputs = vectors(space_of(rows, positions), rows, positions)
     if inputs is None:
         return None
     count = min(job.config.evaluate.neighbours, len(inputs) - 1)

@@ -20,7 +20,7 @@ from pipeline.core.influence import pairwise
 from pipeline.errors import DataError
 from pipeline.methods import METHODS, paired
 from pipeline.steps.estimating import RunStores, fitted
-from pipeline.steps.inputs import vectors
+from pipeline.steps.inputs import space_of, vectors
 from pipeline.steps.job import Job
 from pipeline.steps.retrained import RESPONSES, Retrained, open_retrained
 from pipeline.steps.tables import write_evaluation
@@ -129,8 +129,9 @@ def _controls(stores: RunStores, task: Task, chosen: Array, kept: Array) -> Iter
         asked = asked[chosen]
         same = (asked[:, None] == own[None]).astype(np.float64)
         yield Predictor("same label", "none", True, True, same @ kept.T)
-    seen, new = (vectors(each, range(len(each))) for each in (rows, queries))
-    if seen is not None and new is not None and seen.shape[1] == new.shape[1]:
+    space = space_of(rows, np.arange(len(rows)))
+    seen, new = (vectors(space, each, np.arange(len(each))) for each in (rows, queries))
+    if seen is not None and new is not None:
         near = pairwise("cosine", new[chosen] - seen.mean(0), seen - seen.mean(0))
         yield Predictor("cosine of the inputs", "none", True, True, near @ kept.T)
         if same is not None:

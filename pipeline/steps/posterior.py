@@ -21,7 +21,7 @@ from pipeline.errors import DataError
 from pipeline.shards import sample
 from pipeline.steps.codes import FINITE, NOT_FINITE
 from pipeline.steps.folds import fold_splits
-from pipeline.steps.inputs import Points
+from pipeline.steps.inputs import Points, space_of
 from pipeline.steps.job import Job
 from pipeline.steps.memory import check
 from pipeline.steps.predictions import labels_behind, predicted
@@ -153,10 +153,13 @@ def _with_inputs(
     rows: RowSet, positions: Array, validation: RowSet, order: list[int], known: Rows, clean: Clean
 ) -> tuple[Rows, Clean]:
     """The same with inputs, where these are points."""
-    inputs, of_clean = Points(rows, positions), Points(validation, np.array(order))
-    if inputs.width is None or inputs.width != of_clean.width or inputs.width > WIDEST:
+    space = space_of(rows, positions)
+    if space is None or space.width > WIDEST:
         return known, clean
-    return replace(known, inputs=inputs), replace(clean, inputs=of_clean)
+    of_clean = Points(space, validation, np.array(order))
+    if np.isnan(of_clean[:1]).any():  # of another kind or size
+        return known, clean
+    return replace(known, inputs=Points(space, rows, positions)), replace(clean, inputs=of_clean)
 
 
 def _landmarks(job: Job, kept: Array) -> Array:

@@ -21,7 +21,7 @@ from pipeline.errors import DataError
 from pipeline.methods import CHECKPOINTS, METHODS
 from pipeline.steps.codes import BLOCK_HELD_BYTES
 from pipeline.steps.estimating import RunStores, fitted
-from pipeline.steps.inputs import vectors
+from pipeline.steps.inputs import space_of, vectors
 from pipeline.steps.job import Job
 from pipeline.steps.likeness import bm25, tf_idf
 from pipeline.steps.pieces import RowBlock, row_blocks
@@ -156,7 +156,8 @@ def _controls(job: Job, task: Task, queries: Array, rows: Array) -> Iterator[tup
         asked, held = ([text or "" for text in side] for side in texts)
         yield "BM25", "none", bm25(asked, held)
         yield "cosine of TF-IDF", "none", tf_idf(asked, held)
-    first, second = (vectors(side, own) for side, own in sides)
+    space = space_of(*sides[1])
+    first, second = (vectors(space, side, own) for side, own in sides)
     if first is not None and second is not None:
         yield "cosine of the inputs", "none", pairwise("cosine", first, second)
     if has_features(task):
