@@ -103,7 +103,7 @@ METHODS = {
     "trak": Method("TRAK", ("seeds",), "signed", "signed", ("validation",),
                    "mean over validation rows and models of f_val^T (F^T F + lambda)^-1 f, times the mean of "
                    "1 - p; f the gradients of the margin"),
-    "gex": Method("GEX (self-influence)", ("trained",), "unsigned", "signed", ("ensemble",),
+    "gex": Method("GEX", ("trained",), "unsigned", "signed", ("ensemble",),
                   "mean over the members of a chained ensemble of the squared change of the loss from trained"),
     "fine": Method("f-INE", ("twins",), "signed", "signed", ("validation",),
                    "mu of a step with and without the row, on the mean loss of the validation rows: v / sd over the "

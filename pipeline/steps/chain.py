@@ -30,15 +30,13 @@ class Chain:
         contents = {name: split.content for name, split in self.plan.splits.items()}
         for path in (self.layout.hashes, self.layout.inputs):
             yield from ((path, name, content) for name, content in contents.items())
-        yield self.layout.checkpoint("flat"), "trained", self.digest(self.layout.checkpoint("trained"))
-        yield self.layout.checkpoint("flat"), "content", contents["validation"]
+        yield from self._fitted(contents)
         for checkpoint in CHECKPOINTS:
             yield from self._captured(checkpoint)
             yield from self._curvature(checkpoint)
             for metric in sorted(set(METRIC_OF.values())):
                 yield self.layout.index(checkpoint, metric), "gradients", self.gradients(checkpoint, "train")
         for checkpoint in self._further():
-            yield self.layout.checkpoint(checkpoint), "trained", self.digest(self.layout.checkpoint("trained"))
             yield from self._captured(checkpoint)
         yield self.layout.recorded, "trained", self.digest(self.layout.checkpoint("trained"))
         for name in SOLVED:
@@ -62,6 +60,24 @@ class Chain:
     def gradients(self, checkpoint: str, split: str) -> list[str | None]:
         """Of all shards of a split's gradients."""
         return self.digests(self.layout.gradients, checkpoint, split)
+
+    def _fitted(self, contents: dict[str, str]) -> Iterator[Expected]:
+        """Models that begin at `trained`, on validation rows where their identity names any, and what they say of rows."""
+        trained, losses, posterior = self.layout.checkpoint("trained"), self.layout.losses, self.layout.posterior
+        for path, manifest in self.manifests.items():
+            if path.parent == trained.parent and path != trained:
+                yield path, "trained", self.digest(trained)
+                if "content" in manifest.identity:
+                    yield path, "content", contents["validation"]
+        yield self.layout.checkpoint("folds"), "flat", self.digest(self.layout.checkpoint("flat"))
+        yield posterior, "checkpoints", [self.digest(self.layout.checkpoint(name)) for name in ("trained", "folds")]
+        yield posterior, "content", contents["train"]
+        yield posterior, "retired", retired_of(self.plan, "train")
+        if losses in self.manifests:
+            members = range(1, len(self.manifests[losses].identity["members"]) + 1)
+            made = [self.digest(self.layout.checkpoint(f"geometric-{number}")) for number in members]
+            yield losses, "members", made
+        yield losses, "content", {name: content for name, content in contents.items() if self.plan.splits[name].rows}
 
     def _further(self) -> list[str]:
         """Checkpoints beside trained and flat."""

@@ -29,7 +29,7 @@ from pipeline.steps.stores import open_candidates, open_codes
 from pipeline.steps.tasks import derive, model_at, task_of
 from pipeline.steps.verify import find_faults
 from pipeline.storage.arrays import Arrays
-from pipeline.storage.artefact import open_artefact, read_manifest
+from pipeline.storage.artefact import create, open_artefact, read_manifest
 from pipeline.storage.layout import Layout
 from pipeline.storage.reduction import Workers
 from pipeline.storage.weights import read_weights
@@ -195,6 +195,33 @@ def stale_tables(layout: Layout) -> set[str]:
     """Tables of an evaluation that were made from other gradients under all labels than those that there are."""
     found = [fault.artefact for fault in find_faults(layout)[1] if "candidates" in fault.what]
     return {path.stem for path in found if path.parent.name == "evaluation"}
+
+
+MADE = {
+    "checkpoints/geometric-1": ("trained", "content"),
+    "checkpoints/seed-1": ("trained",),
+    "checkpoints/folds": ("trained", "flat", "content"),
+    "losses/ensemble": ("members", "content"),
+    "posterior/posterior": ("checkpoints", "content", "retired"),
+}
+
+
+@pytest.mark.parametrize(("name", "key"), [(name, key) for name, keys in MADE.items() for key in keys])
+def test_models_and_what_they_say_are_to_be_of_what_stands_in_the_run(
+    name: str, key: str, further: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(further, copy := tmp_path / "run")
+    layout, path = Layout(copy), copy / "results" / f"{name}.zarr"
+    if not path.exists():
+        path = path.with_suffix(".safetensors")
+    before = {fault.artefact for fault in find_faults(layout)[1]}
+    manifest = read_manifest(path)
+    other = manifest.identity[key][::-1] if key == "members" else "other"
+    shutil.move(path, kept := tmp_path / path.name)
+    with create(path, manifest.kind, {**manifest.identity, key: other}, manifest.record) as place:
+        shutil.move(kept, place)
+    found = [fault for fault in find_faults(layout)[1] if fault.artefact == path]
+    assert path not in before and any(f"expected its {key} to be what stands" in fault.what for fault in found)
 
 
 def test_gex_reads_the_losses_along_the_chain(further: Path) -> None:

@@ -46,7 +46,7 @@ def test_every_method_that_scores_pairs_stands_beside_the_controls(run: Path) ->
         ("cosine of features", "flat"), ("chance", "none"),
     }  # fmt: skip
     methods = {("influence", "trained"), ("influence", "flat"), ("FVM, single point", "flat"), ("DataInf", "trained"),
-               ("influence, K-FAC", "trained"), ("GEX (self-influence)", "trained")}  # fmt: skip
+               ("influence, K-FAC", "trained"), ("GEX", "trained")}  # fmt: skip
     assert methods <= found.keys()
     assert found["BM25", "none"]["auc"] > 0.9  # the prompt names the group
     assert found["chance", "none"]["recall"] == pytest.approx(0.1)
