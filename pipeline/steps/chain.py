@@ -61,8 +61,8 @@ class Chain:
         """Of all shards of a split's gradients."""
         return self.digests(self.layout.gradients, checkpoint, split)
 
-    def _fitted(self, contents: dict[str, str]) -> Iterator[Expected]:
-        """Models that begin at `trained`, on validation rows where their identity names any, and what they say of rows."""
+    def _fitted(self, contents: dict[str, Any]) -> Iterator[Expected]:
+        """Models that begin at `trained`, some on validation rows, and what they say of rows."""
         trained, losses, posterior = self.layout.checkpoint("trained"), self.layout.losses, self.layout.posterior
         for path, manifest in self.manifests.items():
             if path.parent == trained.parent and path != trained:
