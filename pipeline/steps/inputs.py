@@ -1,7 +1,8 @@
 """Inputs as points: what is seen of rows as they are, without a model.
 
-An input of real numbers (or of bytes, as pixels are) is the point that its numbers make. A sequence of integers names
-tokens, whose numbers say nothing of distance: it is the point of its bag, tf-idf at unit length,
+An input of real numbers (or of bytes, as pixels are) is the point that its numbers make. A text is a sequence of words,
+one of integers names tokens, whose numbers say nothing of distance: such a sequence is the point of its bag, tf-idf at
+unit length,
 
     ln(1 + n(w)) ln(N / N(w))     for each token w, n(w) of them in the input, in N(w) of the N rows that are looked at,
 
@@ -12,7 +13,9 @@ Sources: Salton and Buckley 1988. Letters: n rows, D numbers of a point.
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,6 +32,11 @@ BAG = 4096
 """Numbers of the point of a sequence."""
 NUMBERS = (torch.bool, torch.uint8)
 """Kinds of integers that are numbers; others name something."""
+WORDS = r"\w+|[^\w\s]"
+"""What counts as a word: letters and digits that stand together, or a sign."""
+
+Input = Tensor | str | None
+"""None: what is no point."""
 
 
 class Space(ABC):
@@ -41,7 +49,7 @@ class Space(ABC):
     width: int
 
     @abstractmethod
-    def points(self, inputs: Sequence[Tensor | None]) -> Array:
+    def points(self, inputs: Sequence[Input]) -> Array:
         """[n, D] float32; NaN for an input that is none of this space."""
 
 
@@ -52,29 +60,28 @@ class Plain(Space):
         """D."""
         self.width = width
 
-    def points(self, inputs: Sequence[Tensor | None]) -> Array:
+    def points(self, inputs: Sequence[Input]) -> Array:
         """See the base."""
         found = np.full((len(inputs), self.width), np.nan, np.float32)
         for place, value in enumerate(inputs):
-            if value is not None and value.numel() == self.width:
+            if isinstance(value, Tensor) and value.numel() == self.width:
                 found[place] = value.detach().float().flatten().cpu().numpy()
         return found
 
 
 class Bags(Space):
-    """Sequences of tokens, however long."""
+    """Texts and sequences of tokens, however long."""
 
     width = BAG
 
     def __init__(self, rows: RowSet, positions: Array) -> None:
         """Count in how many of these rows each token is."""
-        counts: dict[int, int] = {}
+        counts: Counter[str] = Counter()
         for position in positions:
-            for token in _tokens(_input(rows, int(position)))[0].tolist():
-                counts[token] = counts.get(token, 0) + 1
+            counts.update(_tokens(_input(rows, int(position))).keys())
         self._weights = {token: np.log(len(positions) / count) for token, count in counts.items()}
 
-    def points(self, inputs: Sequence[Tensor | None]) -> Array:
+    def points(self, inputs: Sequence[Input]) -> Array:
         """See the base; a token that was in none of the rows is left out."""
         from sklearn.feature_extraction import FeatureHasher  # heavy, and needed for this alone
         from sklearn.preprocessing import normalize
@@ -84,9 +91,8 @@ class Bags(Space):
         found[[not _names(value) for value in inputs]] = np.nan
         return found
 
-    def _bag(self, value: Tensor | None) -> list[tuple[str, float]]:
-        pairs = zip(*(each.tolist() for each in _tokens(value)), strict=True)
-        return [(str(w), np.log1p(n) * self._weights[w]) for w, n in pairs if w in self._weights]
+    def _bag(self, value: Input) -> list[tuple[str, float]]:
+        return [(w, np.log1p(n) * self._weights[w]) for w, n in _tokens(value).items() if w in self._weights]
 
 
 class Points:
@@ -105,16 +111,16 @@ class Points:
 
 
 def space_of(rows: RowSet, positions: Array) -> Space | None:
-    """The space of the inputs of some rows, by the first of them; None: of no rows, and for inputs that are no tensors.
+    """The space of the inputs of some rows, by the first of them; None: of no rows, and for inputs that are no points.
 
     Args:
         rows: those by which tokens are weighed.
         positions: some of them, [n].
     """
     first = _input(rows, int(positions[0])) if len(positions) else None
-    if first is None or first.is_complex():
-        return None
-    return Bags(rows, positions) if _names(first) else Plain(first.numel())
+    if _names(first):
+        return Bags(rows, positions)
+    return Plain(first.numel()) if isinstance(first, Tensor) and not first.is_complex() else None
 
 
 def vectors(space: Space | None, rows: RowSet, positions: Array) -> Array | None:
@@ -123,22 +129,24 @@ def vectors(space: Space | None, rows: RowSet, positions: Array) -> Array | None
     return found if found is not None and np.isfinite(found).all() else None
 
 
-def _input(rows: RowSet, position: int) -> Tensor | None:
-    """What comes first in a row but for its label, where that is a tensor."""
+def _input(rows: RowSet, position: int) -> Input:
+    """What comes first in a row but for its label, where that is a tensor or a text."""
     row = rows.row(position)
     if isinstance(row, dict):
         row = [row[name] for name in row if name != label_key(row)]
     value = row[0] if isinstance(row, (tuple, list)) and len(row) else None
-    return value if isinstance(value, Tensor) else None
+    return value if isinstance(value, (Tensor, str)) else None
 
 
-def _names(value: Tensor | None) -> bool:
-    """Whether an input is a sequence of tokens."""
-    return value is not None and not (value.is_floating_point() or value.is_complex() or value.dtype in NUMBERS)
+def _names(value: Input) -> bool:
+    """Whether an input is a text or a sequence of tokens."""
+    if isinstance(value, Tensor):
+        return not (value.is_floating_point() or value.is_complex() or value.dtype in NUMBERS)
+    return value is not None
 
 
-def _tokens(value: Tensor | None) -> tuple[Array, Array]:
-    """The tokens of an input and how many there are of each; none of an input that has none."""
-    ids = value.detach().flatten().cpu().numpy() if value is not None and _names(value) else np.zeros(0, np.int64)
-    found, counts = np.unique(ids, return_counts=True)
-    return found, counts
+def _tokens(value: Input) -> Counter[str]:
+    """How many there are of each token of an input; none of an input that has none."""
+    if isinstance(value, Tensor):
+        return Counter(map(str, value.flatten().tolist() if _names(value) else ()))
+    return Counter(re.findall(WORDS, (value or "").lower()))

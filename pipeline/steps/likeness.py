@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 
+from pipeline.steps.inputs import WORDS
+
 Array = np.ndarray[Any, Any]
 
-WORDS = r"(?u)\w+|[^\w\s]"
-"""What counts as a word: letters and digits that stand together, or a sign."""
 K1, B = 1.5, 0.75
 
 

@@ -83,6 +83,13 @@ def test_the_input_of_a_dict_is_what_comes_first_but_for_the_label() -> None:
     assert first is not None and second is not None and np.array_equal(first, second)
 
 
+def test_a_text_is_its_words() -> None:
+    texts = ["One two one.", "two THREE.", "three four five.", "five."]
+    numbers = [[1, 2, 1], [2, 3], [3, 4, 5], [5]]
+    found = vectors(space_of(rows_of(texts), every(texts)), rows_of(texts), every(texts))
+    assert found is not None and np.allclose(found @ found.T, expected_cosines(numbers), atol=1e-6)
+
+
 @pytest.mark.parametrize("kind", [torch.float64, torch.uint8, torch.bool])
 def test_numbers_are_points_as_they_are(kind: torch.dtype) -> None:
     inputs = list(torch.arange(12).reshape(3, 2, 2).remainder(2).to(kind))
@@ -96,11 +103,12 @@ def test_numbers_are_points_as_they_are(kind: torch.dtype) -> None:
     "inputs",
     [
         [],
-        ["text", "other"],
+        [1, 2],
         [torch.zeros(2, dtype=torch.complex64)] * 2,
         [torch.zeros(2), torch.zeros(3)],
         [torch.zeros(2), torch.tensor([0.0, float("nan")])],
         [torch.zeros(2), "text"],
+        ["text", torch.zeros(2)],
         [torch.ones(2, dtype=torch.int64), torch.zeros(2)],
     ],
 )
