@@ -23,7 +23,7 @@ ALL = {
     "gan": "influence on what a GAN generates: replays and retraining (--small, 15 minutes, or --full, two hours)",
     "diffusion": "what taught a diffusion model its samples: DMin, FVM, controls, retraining (--small, or --full)",
     "fine": "does influence survive the randomness of training: f-INE and others over seeds (10 minutes)",
-    "digits": "mislabel detection and relabelling on digits, four kinds of noise, three seeds (10 minutes)",
+    "digits": "mislabel detection and relabelling on digits, four kinds of noise, three seeds (half an hour)",
     "evidence": "the same on letters, clothes, sentences and CIFAR-N, in both regimes (--small or --full, a night)",
     "clothes": "the same on clothes in the paper's sizes, second order against first, five seeds (an hour, or --small)",
     "sentences": "the same on sentences that people labelled wrongly, on MiniLM, five seeds (hours, or --small)",
