@@ -14,10 +14,10 @@ from benchmarks.peers.shapes import layers, side, without
 from benchmarks.timing import Work
 
 HERE = Path(peers.__file__).parent
-WITHOUT_PIPELINE = [HERE.parent / "models.py", HERE.parent / "timing.py", *HERE.glob("*.py")]
+WITHOUT_PIPELINE = [HERE.parent / "models.py", HERE.parent / "timing.py", *HERE.rglob("*.py")]
 
 
-@pytest.mark.parametrize("path", WITHOUT_PIPELINE, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", WITHOUT_PIPELINE, ids=lambda path: str(path.relative_to(HERE.parent)))
 def test_what_runs_in_the_peers_environment_needs_nothing_of_lowland(path):
     for node in ast.walk(ast.parse(path.read_text())):
         names = [node.module] if isinstance(node, ast.ImportFrom) else [a.name for a in getattr(node, "names", [])]
