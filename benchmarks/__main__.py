@@ -7,7 +7,7 @@ import importlib
 
 QUICK = ("capture",)
 ALL = {
-    "capture": "per-sample gradient capture, Lowland and peers, as ratios to a forward and backward pass (15 minutes)",
+    "capture": "per-sample gradient capture, Lowland and peers, as ratios to a forward and backward pass (20 minutes)",
     "fidelity": "what each projection keeps of pairwise influence, at equal bytes a row (half an hour)",
     "memory": "memory of capture, planned and measured (5 minutes)",
     "scan": "an exact scan of a 4 GiB store under 1 GiB, against plain reading (3 minutes, 5 GB of disk)",
@@ -16,7 +16,7 @@ ALL = {
     "incremental": "appending, retiring and compacting rows of a store of 100,000 (10 minutes)",
     "text": "what taught a text: language models, methods and controls (--small, 8 minutes, or --full)",
     "pbrf": "influence against the proximal Bregman response and leave-one-out, term by term (10 minutes)",
-    "lds": "which scores predict models on random halves of digits (--small, 3 minutes, or --full)",
+    "lds": "which scores predict models on random halves of digits, peers' beside them (--small, 8 minutes, or --full)",
     "stability": "do suspects and answers stay: other seeds, dampings, projections, codecs, minima (10 minutes)",
     "cleansing": "test accuracy without what each score suspects, on several data (--small, 6 minutes, or --full)",
     "memorisation": "memorised digits: wrong labels, the long tail, what they are worth (--small, or --full)",

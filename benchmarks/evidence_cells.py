@@ -110,6 +110,9 @@ CHOSEN_ON = {
     ("MNIST", "confusable", True),
     ("MNIST", "confusable", False),
     ("sentences, transformer", "one rater", True),
+    ("sentences, transformer", "one rater", False),
+    ("sentences, transformer, agreement 60 %", "worst of three", True),
+    ("sentences, transformer, agreement 60 %", "worst of three", False),
 } | {
     (f"{MINILM}{of}", labels, heart)
     for of, labels in (

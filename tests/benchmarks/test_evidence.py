@@ -61,7 +61,7 @@ def test_cells_are_told_apart_and_name_tasks() -> None:
     assert sum(cell.choice for cell in CELLS) == len(CHOSEN_ON)
     assert sum(cell.small for cell in CELLS if cell.noise.startswith("planted")) == len(SMALL_PLANTED)
     small = [cell for cell in CELLS if cell.small]
-    assert {cell.heart for cell in small} == {True, False} and sum(not cell.choice for cell in small) >= 3
+    assert {cell.heart for cell in small} == {True, False} and sum(not cell.choice for cell in small) >= 2
 
 
 def test_a_run_of_other_options_does_not_count(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -15,10 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-DIMENSIONS = (2048, 512, 128)
-"""Of TRAK's projection, the first being that of Lowland's codes: with more than there are train rows, and no damping,
-its kernel is singular."""
-
 Split = tuple[Tensor, Tensor]
 
 

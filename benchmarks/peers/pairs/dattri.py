@@ -19,11 +19,14 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
-from benchmarks.peers.pairs import DIMENSIONS, Question, Split
+from benchmarks.peers.pairs import Question, Split
 
 BATCH = 250
 OF_HESSIAN, OF_KERNEL, OF_FACTORS = (0.0, 1e-2, 1e-1), (0.0, 1e-2, 1e-1, 1.0), (0.0, 1e-7, 1e-5, 1e-3)
 """Dampings; its own default is none. The Fisher matrix of EK-FAC is that of the mean loss of a batch."""
+
+DIMENSIONS = (512, 2048, 128)
+"""Of TRAK's projection, its own default first."""
 
 Scored = Callable[[Question], Iterator[tuple[str, Tensor]]]
 Of = Callable[[dict[str, Tensor], Sequence[Tensor]], Tensor]
@@ -86,7 +89,7 @@ def trak(asked: Question) -> Iterator[tuple[str, Tensor]]:
 
 METHODS: dict[str, Scored] = {
     "influence, CG": damped(IFAttributorCG, "regularization", OF_HESSIAN),
-    "DataInf": damped(IFAttributorDataInf, "regularization", OF_HESSIAN[1:]),
+    "DataInf": damped(IFAttributorDataInf, "regularization", OF_HESSIAN),
     "influence, EK-FAC": damped(IFAttributorEKFAC, "damping", OF_FACTORS),
     "TracIn": tracin,
     "TRAK": trak,
