@@ -14,6 +14,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from benchmarks.peers import module_of
 from benchmarks.peers.__main__ import reason
@@ -29,6 +30,7 @@ def main() -> None:
     with redirect_stdout(sys.stderr):
         for method, score in importlib.import_module(module_of(f"pairs.{name}")).METHODS.items():
             started = time.perf_counter()
+            torch.manual_seed(0)
             try:
                 for setting, scores in score(read(Path(source))):
                     found[f"{method}|{setting}"] = scores.detach().numpy().astype(np.float64)
