@@ -31,7 +31,7 @@ OWNERS = {
     "jinja2": ("report/",),
     "matplotlib": ("report/",),
     "click": ("cli/",),
-    "sklearn": ("tasks/", "steps/evaluate.py", "steps/likeness.py"),
+    "sklearn": ("tasks/", "steps/evaluate.py", "steps/inputs.py", "steps/likeness.py"),
     "cleanlab": ("core/estimators/confident_learning.py",),
     "pydantic": ("fields.py", "schema.py", "schema_estimators.py", "config.py"),
     "pydantic_core": ("fields.py",),

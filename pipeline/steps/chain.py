@@ -65,7 +65,7 @@ class Chain:
         """Models that begin at `trained`, some on validation rows, and what they say of rows."""
         trained, losses, posterior = self.layout.checkpoint("trained"), self.layout.losses, self.layout.posterior
         for path, manifest in self.manifests.items():
-            if path.parent == trained.parent and path != trained:
+            if path.parent == trained.parent and "trained" in manifest.identity:
                 yield path, "trained", self.digest(trained)
                 if "content" in manifest.identity:
                     yield path, "content", contents["validation"]
