@@ -48,9 +48,21 @@ class Space(ABC):
 
     width: int
 
-    @abstractmethod
     def points(self, inputs: Sequence[Input]) -> Array:
         """[n, D] float32; NaN for an input that is none of this space."""
+        found = np.full((len(inputs), self.width), np.nan, np.float32)
+        own = [place for place, value in enumerate(inputs) if self.takes(value)]
+        if own:
+            found[own] = self._made([inputs[place] for place in own])
+        return found
+
+    @abstractmethod
+    def takes(self, value: Input) -> bool:
+        """Whether an input is of this space; its numbers need not be finite."""
+
+    @abstractmethod
+    def _made(self, inputs: list[Any]) -> Array:
+        """[n, D] of inputs that are."""
 
 
 class Plain(Space):
@@ -60,13 +72,12 @@ class Plain(Space):
         """D."""
         self.width = width
 
-    def points(self, inputs: Sequence[Input]) -> Array:
+    def takes(self, value: Input) -> bool:
         """See the base."""
-        found = np.full((len(inputs), self.width), np.nan, np.float32)
-        for place, value in enumerate(inputs):
-            if isinstance(value, Tensor) and value.numel() == self.width:
-                found[place] = value.detach().float().flatten().cpu().numpy()
-        return found
+        return isinstance(value, Tensor) and not _names(value) and value.numel() == self.width
+
+    def _made(self, inputs: list[Any]) -> Array:
+        return np.stack([value.detach().float().flatten().cpu().numpy() for value in inputs])
 
 
 class Bags(Space):
@@ -78,20 +89,24 @@ class Bags(Space):
         """Count in how many of these rows each token is."""
         counts: Counter[str] = Counter()
         for position in positions:
-            counts.update(_tokens(_input(rows, int(position))).keys())
+            value = input_of(rows, int(position))
+            counts.update(_tokens(value).keys() if self.takes(value) else ())
         self._weights = {token: np.log(len(positions) / count) for token, count in counts.items()}
 
-    def points(self, inputs: Sequence[Input]) -> Array:
-        """See the base; a token that was in none of the rows is left out."""
+    def takes(self, value: Input) -> bool:
+        """See the base."""
+        return _names(value)
+
+    def _made(self, inputs: list[Any]) -> Array:
         from sklearn.feature_extraction import FeatureHasher  # heavy, and needed for this alone
         from sklearn.preprocessing import normalize
 
         hashed = FeatureHasher(BAG, input_type="pair", dtype=np.float32).transform(map(self._bag, inputs))
         found: Array = normalize(hashed, copy=False).toarray()
-        found[[not _names(value) for value in inputs]] = np.nan
         return found
 
-    def _bag(self, value: Input) -> list[tuple[str, float]]:
+    def _bag(self, value: Any) -> list[tuple[str, float]]:
+        """Tokens with their weights; those that were in none of the rows are left out."""
         return [(w, np.log1p(n) * self._weights[w]) for w, n in _tokens(value).items() if w in self._weights]
 
 
@@ -107,7 +122,7 @@ class Points:
 
     def __getitem__(self, which: Any) -> Array:
         """Those at a slice or at positions among them; NaN for a row whose input is none of the space."""
-        return self.space.points([_input(self._rows, int(position)) for position in self._positions[which]])
+        return self.space.points([input_of(self._rows, int(position)) for position in self._positions[which]])
 
 
 def space_of(rows: RowSet, positions: Array) -> Space | None:
@@ -117,7 +132,7 @@ def space_of(rows: RowSet, positions: Array) -> Space | None:
         rows: those by which tokens are weighed.
         positions: some of them, [n].
     """
-    first = _input(rows, int(positions[0])) if len(positions) else None
+    first = input_of(rows, int(positions[0])) if len(positions) else None
     if _names(first):
         return Bags(rows, positions)
     return Plain(first.numel()) if isinstance(first, Tensor) and not first.is_complex() else None
@@ -129,11 +144,12 @@ def vectors(space: Space | None, rows: RowSet, positions: Array) -> Array | None
     return found if found is not None and np.isfinite(found).all() else None
 
 
-def _input(rows: RowSet, position: int) -> Input:
+def input_of(rows: RowSet, position: int) -> Input:
     """What comes first in a row but for its label, where that is a tensor or a text."""
     row = rows.row(position)
     if isinstance(row, dict):
-        row = [row[name] for name in row if name != label_key(row)]
+        label = label_key(row)
+        row = [value for name, value in row.items() if name != label]
     value = row[0] if isinstance(row, (tuple, list)) and len(row) else None
     return value if isinstance(value, (Tensor, str)) else None
 
@@ -145,8 +161,8 @@ def _names(value: Input) -> bool:
     return value is not None
 
 
-def _tokens(value: Input) -> Counter[str]:
-    """How many there are of each token of an input; none of an input that has none."""
+def _tokens(value: Any) -> Counter[str]:
+    """How many there are of each token of an input that names some."""
     if isinstance(value, Tensor):
-        return Counter(map(str, value.flatten().tolist() if _names(value) else ()))
-    return Counter(re.findall(WORDS, (value or "").lower()))
+        return Counter(map(str, value.flatten().tolist()))
+    return Counter(re.findall(WORDS, value.lower()))

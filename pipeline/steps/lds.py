@@ -66,14 +66,14 @@ def run(job: Job, set_name: str) -> None:
     rows = [
         row
         for name in retrained.responses()
-        for row in _judged(predictors, _response(retrained, actions, name)[:, queries], name, seed)
+        for row in _judged(predictors, responses(retrained, actions, name)[:, queries], name, seed)
     ]
     identity = {"members": retrained.digests(), "gradients": stores.digests(),
                 "solved": stores.digests_of_solved(name for name, _ in asked)}  # fmt: skip
     write_evaluation(job, f"lds-{set_name}", rows, identity, "LDS: larger is better; signed scores: positive helped")
 
 
-def _response(retrained: Retrained, actions: list[list[int]], name: str) -> Array:
+def responses(retrained: Retrained, actions: list[list[int]], name: str) -> Array:
     """The response of every model, query and subset, larger being better, [R, Q, m]."""
     values = RESPONSES[name][1] * retrained.read(f"query_{name}").astype(np.float64)
     return values[np.array(actions).T].transpose(0, 2, 1)

@@ -21,7 +21,7 @@ from pipeline.errors import DataError
 from pipeline.shards import sample
 from pipeline.steps.codes import FINITE, NOT_FINITE
 from pipeline.steps.folds import fold_splits
-from pipeline.steps.inputs import Points, space_of
+from pipeline.steps.inputs import Points, input_of, space_of
 from pipeline.steps.job import Job
 from pipeline.steps.memory import check
 from pipeline.steps.predictions import labels_behind, predicted
@@ -156,10 +156,10 @@ def _with_inputs(
     space = space_of(rows, positions)
     if space is None or space.width > WIDEST:
         return known, clean
-    of_clean = Points(space, validation, np.array(order))
-    if np.isnan(of_clean[:1]).any():  # of another kind or size
+    if not space.takes(input_of(validation, order[0])):
         return known, clean
-    return replace(known, inputs=Points(space, rows, positions)), replace(clean, inputs=of_clean)
+    inputs, of_clean = Points(space, rows, positions), Points(space, validation, np.array(order))
+    return replace(known, inputs=inputs), replace(clean, inputs=of_clean)
 
 
 def _landmarks(job: Job, kept: Array) -> Array:

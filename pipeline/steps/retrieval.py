@@ -21,7 +21,7 @@ from pipeline.errors import DataError
 from pipeline.methods import CHECKPOINTS, METHODS
 from pipeline.steps.codes import BLOCK_HELD_BYTES
 from pipeline.steps.estimating import RunStores, fitted
-from pipeline.steps.inputs import space_of, vectors
+from pipeline.steps.inputs import Bags, space_of, vectors
 from pipeline.steps.job import Job
 from pipeline.steps.likeness import bm25, tf_idf
 from pipeline.steps.pieces import RowBlock, row_blocks
@@ -152,14 +152,16 @@ def _controls(job: Job, task: Task, queries: Array, rows: Array) -> Iterator[tup
     """Name, checkpoint and scores [q, n] of what knows no gradient."""
     sides = (row_set(task, "query"), queries), (row_set(task, "train"), rows)
     texts = [[task.show(side.row(int(i))).text for i in own] for side, own in sides]
-    if all(text is not None for side in texts for text in side):
+    shown = all(text is not None for side in texts for text in side)
+    if shown:
         asked, held = ([text or "" for text in side] for side in texts)
         yield "BM25", "none", bm25(asked, held)
         yield "cosine of TF-IDF", "none", tf_idf(asked, held)
     space = space_of(*sides[1])
-    first, second = (vectors(space, side, own) for side, own in sides)
-    if first is not None and second is not None:
-        yield "cosine of the inputs", "none", pairwise("cosine", first, second)
+    if not (shown and isinstance(space, Bags)):  # their words have been compared
+        first, second = (vectors(space, side, own) for side, own in sides)
+        if first is not None and second is not None:
+            yield "cosine of the inputs", "none", pairwise("cosine", first, second)
     if has_features(task):
         for checkpoint in CHECKPOINTS:
             model = model_at(task, job.layout, checkpoint)

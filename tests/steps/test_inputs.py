@@ -99,6 +99,15 @@ def test_numbers_are_points_as_they_are(kind: torch.dtype) -> None:
     assert np.array_equal(found, np.stack([inputs[i].double().flatten().numpy() for i in (2, 0)]))
 
 
+def test_a_text_without_a_word_is_at_the_origin_and_what_is_no_text_is_no_number() -> None:
+    texts = ["one two", "", "two three", torch.zeros(2), None]
+    space = space_of(rows_of(texts), every(texts))
+    assert isinstance(space, Bags) and space.points([]).shape == (0, BAG)
+    found = space.points(texts)
+    assert not found[1].any() and np.isnan(found[3:]).all() and np.isfinite(found[:3]).all()
+    assert vectors(space, rows_of(texts), every(texts)) is None
+
+
 @pytest.mark.parametrize(
     "inputs",
     [

@@ -44,6 +44,11 @@ def test_sequences_of_tokens_are_points_and_the_clean_ones_of_another_length_too
     assert np.allclose(asked_of[0], found[4]) and np.allclose(asked_of[1], found[3]) and not asked_of[2].any()
 
 
+def test_inputs_that_are_not_finite_are_handed_on_to_be_told() -> None:
+    rows, clean = asked(torch.zeros(N, 6), torch.full((M, 6), torch.nan))
+    assert rows.inputs is not None and clean.inputs is not None and np.isnan(clean.inputs[:]).all()
+
+
 def test_clean_inputs_that_are_no_sequences_beside_sequences_are_none() -> None:
     assert asked(torch.ones(N, 6, dtype=torch.int64), torch.zeros(M, 6)) == (ROWS, CLEAN)
 
