@@ -12,9 +12,7 @@ are over queries and halves. `--full`: also 200 epochs, five seeds, with the ran
 from __future__ import annotations
 
 import json
-import os
 import statistics
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from itertools import groupby
@@ -23,11 +21,12 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.peers import PEERS, ROOT
+from benchmarks.peers import PEERS, run_peer
 from benchmarks.stages import Run, captured, further, retrained
 from benchmarks.tables import keep
 from pipeline.config import SPLITS
 from pipeline.core import datamodels
+from pipeline.steps.lds import responses
 from pipeline.steps.retrained import RESPONSES, Retrained, open_retrained
 from pipeline.steps.tasks import derive, task_of
 from pipeline.storage.weights import read_weights
@@ -103,11 +102,12 @@ def question(run: Run) -> dict[str, Any]:
 
 
 def asked(name: str, source: Path) -> dict[str, Any]:
-    """Scores [Q, N] of a peer by method and setting, in its order; says which methods failed."""
+    """Scores [Q, N] of a peer by method and setting, in its order; says what failed."""
     target = source.with_name(f"{name}.npz")
-    command = [str(PEERS), "-W", "ignore", "-m", "benchmarks.peers.pairs", name, str(source), str(target)]
-    settings = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}
-    subprocess.run(command, cwd=ROOT, env={**os.environ, **settings}, timeout=LIMIT_S, check=True, capture_output=True)
+    _, failed = run_peer(str(PEERS), "benchmarks.peers.pairs", [name, str(source), str(target)], LIMIT_S)
+    if failed:
+        print(f"{name}: {failed}", flush=True)
+        return {}
     for method, why in json.loads(Path(f"{target}.failed").read_text(encoding="utf-8")).items():
         print(f"{name}, {method}: failed: {why}", flush=True)
     with np.load(target) as arrays:
@@ -119,9 +119,7 @@ def judged(name: str, scores: dict[str, Any], retrained: Retrained, seed: int) -
     actions = list(retrained.actions().values())
     kept = retrained.read("kept")[[positions[0] for positions in actions]].astype(np.float64)
     for response in retrained.responses():
-        title, sign = RESPONSES[response]
-        values = sign * retrained.read(f"query_{response}").astype(np.float64)
-        means = values[np.array(actions).T].transpose(0, 2, 1).mean(0)  # [Q, m]
+        title, means = RESPONSES[response][0], responses(retrained, actions, response).mean(0)
         for method, keys in groupby(scores, key=lambda key: key.split("|")[0]):
             found = {key.split("|")[1]: datamodels.lds(scores[key] @ kept.T, means, seed) for key in keys}
             first, best = next(iter(found)), max(found, key=lambda setting: np.nan_to_num(found[setting][0], nan=-1.0))

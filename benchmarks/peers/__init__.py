@@ -29,18 +29,23 @@ def module_of(name: str) -> str:
 
 def rows_of(python: str, name: str, key: str, size: int, limit_s: float = LIMIT_S) -> list[dict[str, Any]]:
     """Rows of a peer on a case, measured by the interpreter that has the peer; a failure is a row too."""
-    command = [python, "-W", "ignore", "-m", "benchmarks.peers", name, key, str(size)]
+    printed, failed = run_peer(python, "benchmarks.peers", [name, key, str(size)], limit_s)
+    found = [json.loads(line) for line in printed.splitlines()]
+    return found + ([unmeasured(key, name, "-", failed)] if failed else [])
+
+
+def run_peer(python: str, module: str, arguments: list[str], limit_s: float) -> tuple[str, str]:
+    """What a module prints on one thread in the peers' environment, and why it failed; empty if it did not."""
+    command = [python, "-W", "ignore", "-m", module, *arguments]
     settings = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}
     try:
         done = subprocess.run(command, cwd=ROOT, env={**os.environ, **settings}, timeout=limit_s,
                               capture_output=True, text=True, check=False)  # fmt: skip
-        printed, end = done.stdout, (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        failed = done.returncode != 0
     except subprocess.TimeoutExpired as error:
         printed = error.stdout.decode() if isinstance(error.stdout, bytes) else error.stdout or ""
-        failed, end = True, f"stopped after {limit_s:.0f} s"
-    found = [json.loads(line) for line in printed.splitlines()]
-    return found + ([unmeasured(key, name, "-", f"failed: {end}")] if failed else [])
+        return printed, f"failed: stopped after {limit_s:.0f} s"
+    end = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+    return done.stdout, f"failed: {end}" if done.returncode else ""
 
 
 def unmeasured(key: str, engine: str, method: str, note: str) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -77,13 +77,22 @@ def test_a_peer_is_asked_of_the_same_model_and_rows(monkeypatch: pytest.MonkeyPa
 def test_methods_that_failed_are_named(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def scored(command: list[str], **options: Any) -> None:
-        np.savez(command[-1], **{"works|": np.eye(2)})
-        Path(f"{command[-1]}.failed").write_text(json.dumps({"fails": "ValueError: why"}))
+    def scored(python: str, module: str, arguments: list[str], limit_s: float) -> tuple[str, str]:
+        np.savez(arguments[-1], **{"works|": np.eye(2)})
+        Path(f"{arguments[-1]}.failed").write_text(json.dumps({"fails": "ValueError: why"}))
+        return "", ""
 
-    monkeypatch.setattr(subprocess, "run", scored)
+    monkeypatch.setattr(lds, "run_peer", scored)
     assert list(lds.asked("peer", tmp_path / "question.npz")) == ["works|"]
     assert "peer, fails: failed: ValueError: why" in capsys.readouterr().out
+
+
+def test_a_peer_that_fails_as_a_whole_leaves_the_others(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(lds, "PEERS", sys.executable)
+    assert lds.asked("no_such_peer", tmp_path / "question.npz") == {}
+    assert "no_such_peer: failed: ModuleNotFoundError" in capsys.readouterr().out
 
 
 def test_without_their_environment_there_is_lowland_alone(
