@@ -27,7 +27,7 @@ ALL = {
     "evidence": "the same on letters, clothes, sentences and CIFAR-N, in both regimes (--small or --full, a night)",
     "clothes": "the same on clothes in the paper's sizes, second order against first, five seeds (an hour, or --small)",
     "sentences": "the same on sentences that people labelled wrongly, on MiniLM, five seeds (hours, or --small)",
-    "transformer": "the same on sentences with a small transformer, three seeds (an hour and a half, or --small)",
+    "transformer": "the same on sentences with a small transformer, five seeds (two and a half hours, or --small)",
 }
 SIZED = ("evidence", "lds", "cleansing", "memorisation", "text", "fine", "gan", "diffusion")
 """Those with a small setting and a full one."""

@@ -91,7 +91,7 @@ SETTINGS = {
     "full": Setting(tuple(CELLS), False, 5, 4, 10, ESTIMATORS, "evidence --full"),
     "clothes": Setting(CLOTHES, False, 5, 0, 0, IN_CODES, "clothes"),
     "sentences": Setting(SENTENCES, False, 5, 0, 0, IN_CODES, "sentences"),
-    "transformer": Setting(TRANSFORMER, True, 3, 0, 0, SOON, "transformer"),
+    "transformer": Setting(TRANSFORMER, True, 5, 0, 0, SOON, "transformer"),
 }
 THIRDS = 3
 """Checkpoints of TracIn, equally far apart along the training."""

@@ -1,4 +1,4 @@
-"""Which score finds errors of human raters with a transformer trained from scratch: 1,000 sentences, three seeds.
+"""Which score finds errors of human raters with a transformer trained from scratch: 1,000 sentences, five seeds.
 
 The cells of `benchmarks.evidence` with one rater's labels of all sentences, and with the worst of three where people
 agree; transformers that learn their labels by heart and ones that do not. All estimators and controls but those that
