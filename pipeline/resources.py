@@ -16,7 +16,7 @@ from pipeline.shards import Plan
 
 MB = 10**6
 PROCESSES_MB = 1000
-"""Interpreter and libraries (480 MB at most in a demonstration's jobs), and Snakemake."""
+"""Interpreter and libraries (600 MB at most in a demonstration's jobs), and Snakemake."""
 ROWS_MB = 1000
 """A task's rows and its model, where the stage runs the task."""
 TASK_STAGES = (

@@ -20,6 +20,7 @@ RANKS = {
 
 OWNERS = {
     "zarr": ("storage/arrays.py",),
+    "numba": ("core/compiled.py",),
     "dask": ("storage/reduction.py",),
     "distributed": ("storage/reduction.py",),
     "blake3": ("provenance.py",),
@@ -117,7 +118,8 @@ def test_foreign_libraries_are_declared_dependencies():
 
 @pytest.mark.parametrize("module", [module for module in modules() if room(module) == "core"])
 def test_the_core_knows_numpy_torch_and_itself(module):
-    assert foreign(module) <= {"numpy", "torch"} | ({"cleanlab"} if module.endswith("confident_learning.py") else set())
+    others = {library for library in ("cleanlab", "numba") if module in OWNERS[library]}
+    assert foreign(module) <= {"numpy", "torch"} | others
     assert own(module) <= {"core", "errors"}
     source = ast.walk(ast.parse((PACKAGE / module).read_text(encoding="utf-8")))
     calls = {node.func.id for node in source if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}

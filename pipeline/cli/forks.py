@@ -209,11 +209,13 @@ def stamps() -> dict[str, tuple[int, int]]:
 
 
 def import_stages() -> None:
-    """All that any stage imports before it runs."""
+    """All that any stage imports before it runs, and the machine code by which most of them encode."""
     from pipeline import steps
+    from pipeline.core import codec
 
     for module in pkgutil.iter_modules(steps.__path__):
         importlib.import_module(f"pipeline.steps.{module.name}")
+    codec.load()
     assert threading.active_count() == 1, "a fork of several threads of Python may hang"
 
 

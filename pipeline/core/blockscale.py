@@ -1,12 +1,10 @@
-"""Scales of rows and of blocks of 32 coordinates, which `int8` and `mixed` codes are multiplied with. numpy only.
+"""Scales of rows and of blocks of 32 coordinates, which `int8` and `mixed` codes are multiplied with. No torch.
 
 A row has one float32 scale, and each of its blocks a byte e that makes it smaller, row_scale x 2^(-e/8): a block is
 rounded by its own largest coordinate and not by the row's.
 
-While rows are encoded, they are the last axis, so that every pass runs along contiguous memory: rows [n, K] in Fortran
-order are not copied first. Blocks are [b, 32, n] with the 32 outermost in memory: what goes with blocks and rows,
-[b, 1, n], is then multiplied with in runs of b n numbers in place of n, which takes half as long. Letters: n rows, K
-coordinates, b blocks.
+While rows are encoded, they are the last axis, lines [K, n] (`rounding`): rows [n, K] in Fortran order are not copied
+first. Letters: n rows, K coordinates, b blocks.
 """
 
 from __future__ import annotations
@@ -15,40 +13,21 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.core.rounding import BLOCK, find_peaks
 from pipeline.errors import LowlandError
 
 Array = np.ndarray[Any, Any]
 
-BLOCK = 32
 BLOCK_STEPS = (2.0 ** (-np.arange(256) / 8)).astype(np.float32)
 """2^(-e/8) for each e."""
 LINES_AT_ONCE = 64
 
 
-def by_lane(values: Array) -> Array:
-    """What each coordinate has, [K], in the order of the memory of blocks, [32 b]; filled up with zeros."""
-    filled = np.zeros(-(-len(values) // BLOCK) * BLOCK, values.dtype)
-    filled[: len(values)] = values
-    return filled.reshape(-1, BLOCK).T.flatten()
-
-
-def in_blocks(rows: Array, order: Array, inverse_scale: Array) -> Array:
-    """Rows [n, K] in an order of coordinates and without column scales, [b, 32, n]; filled up with zeros.
-
-    Args:
-        rows: finite ones; others make their blocks not finite.
-        order: place in a row of each coordinate, `by_lane`.
-        inverse_scale: of each coordinate in that order, `by_lane`.
-    """
-    lines = np.take(rows.T, order, axis=0, mode="clip")  # "raise" would look at all places first
-    with np.errstate(over="ignore", invalid="ignore"):  # infinity is refused later
-        lines *= inverse_scale[:, None]
-    return lines.reshape(BLOCK, len(order) // BLOCK, len(rows)).transpose(1, 0, 2)
-
-
-def peaks_of(blocks: Array) -> Array:
-    """The largest magnitude of each block, [b, 32, n] to [n, b]."""
-    return np.maximum(blocks.max(1), -blocks.min(1)).T
+def peaks_of(lines: Array, order: Array, inverse_scale: Array) -> Array:
+    """The largest magnitude of each block, [n, b] float32, of rows as lines [K, n]; see `rounding.find_peaks`."""
+    peaks = np.zeros((-(-len(lines) // BLOCK), lines.shape[1]), np.int32)
+    find_peaks(lines, order, inverse_scale, peaks)
+    return peaks.view(np.float32).T
 
 
 def as_rows(lines: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Codes on disk: float32 gradients in K coordinates to one of four encodings and back. numpy only.
+"""Codes on disk: float32 gradients in K coordinates to one of four encodings and back. No torch.
 
 * `float32`: as they are.
 * `bf16`: the upper half of a float32, rounded to nearest even, kept as uint16. Relative error <= 2^-8.
@@ -31,15 +31,14 @@ from pipeline.core.blockscale import (
     BLOCK,
     BLOCK_STEPS,
     as_rows,
-    by_lane,
     exponents,
-    in_blocks,
     peaks_of,
     reciprocal,
     row_scales,
     steps_of,
 )
 from pipeline.core.mixed import Mixed
+from pipeline.core.rounding import round_int8
 
 Array = np.ndarray[Any, Any]
 
@@ -167,22 +166,17 @@ class Codec:
         return sum(part.nbytes for part in self.encode(np.zeros((1, len(self.column_scale)), np.float32)))
 
     def _to_int8(self, rows: Array) -> Encoded:
-        scaled = in_blocks(rows, *self._lanes)  # [b, 32, n]
-        peaks = peaks_of(scaled)
+        lines, inverse_scale = np.ascontiguousarray(rows.T), (1 / self.column_scale).astype(np.float32)
+        peaks = peaks_of(lines, np.arange(self.dimension), inverse_scale)
         row_scale = row_scales(peaks, LEVELS, self.encoding)
         e = exponents(peaks, row_scale, LEVELS)
-        scaled *= reciprocal(steps_of(row_scale, e))[:, None]
-        codes = np.rint(scaled, out=scaled).astype(np.int8).reshape(len(scaled) * BLOCK, len(rows))
-        return Encoded(as_rows(codes[: rows.shape[1]]), row_scale, np.ascontiguousarray(e))
+        codes = np.empty(lines.shape, np.int8)
+        round_int8(lines, inverse_scale, reciprocal(steps_of(row_scale, e)), codes)
+        return Encoded(as_rows(codes), row_scale, np.ascontiguousarray(e))
 
     @cached_property
     def _mixed(self) -> Mixed:
         return Mixed(self.column_scale)
-
-    @cached_property
-    def _lanes(self) -> tuple[Array, Array]:
-        """The coordinates as they are and their inverse scales, `by_lane`."""
-        return by_lane(np.arange(self.dimension)), by_lane((1 / self.column_scale).astype(np.float32))
 
 
 def fit_codec(encoding: str, rows: Array) -> Codec:
@@ -204,6 +198,12 @@ def _units(rows: Array) -> Array:
     usable = np.isfinite(norms) & (norms > 0)
     units: Array = rows[usable] / norms[usable, None]
     return units
+
+
+def load() -> None:
+    """Have the loops of encoding at hand as machine code, which else the first row waits for."""
+    for encoding in SCALED:
+        Codec(encoding, np.ones(1, np.float32)).encode(np.zeros((1, 1), np.float32))
 
 
 def to_bf16(rows: Array) -> Array:

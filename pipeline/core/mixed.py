@@ -1,4 +1,4 @@
-"""Codes of 8, 4 and 2 bits: coordinates that matter more have more of them. numpy only.
+"""Codes of 8, 4 and 2 bits: coordinates that matter more have more of them. No torch.
 
 Rounding to b bits leaves about 2 x 4^-b of a coordinate's energy as noise, leaving a coordinate out all of it. So many
 coarse coordinates keep more than few fine ones, but for those of most energy (reverse water-filling: Cover and Thomas,
@@ -33,14 +33,13 @@ from pipeline.core.blockscale import (
     BLOCK,
     BLOCK_STEPS,
     as_rows,
-    by_lane,
     exponents,
-    in_blocks,
     peaks_of,
     reciprocal,
     row_scales,
     steps_of,
 )
+from pipeline.core.rounding import round_mixed
 
 Array = np.ndarray[Any, Any]
 
@@ -95,9 +94,28 @@ class Mixed:
         return np.argsort(self._order)
 
     @cached_property
-    def _lanes(self) -> tuple[Array, Array]:
-        """The order and the inverse column scales in that order, `by_lane`."""
-        return by_lane(self._order), by_lane((1 / self.column_scale[self._order]).astype(np.float32))
+    def _columns(self) -> tuple[Array, Array, Array]:
+        """Of each coordinate in order: itself, its inverse scale and its squared scale."""
+        scale = self.column_scale[self._order]
+        return self._order, (1 / scale).astype(np.float32), np.square(scale).astype(np.float32)
+
+    @cached_property
+    def _bytes(self) -> tuple[Array, Array]:
+        """Of each coordinate in order, those included that fill up the last block: its byte, and 2^(its first bit)."""
+        places, shifts = np.empty((2, len(self.bits) * BLOCK), np.int64)
+        for bits, blocks, place in self._regions:
+            own = slice(blocks.start * BLOCK, blocks.stop * BLOCK)
+            part, at = np.divmod(np.arange(own.stop - own.start), place.stop - place.start)
+            places[own], shifts[own] = place.start + at, 1 << bits * part
+        return places, shifts.astype(np.uint8)
+
+    @cached_property
+    def _filling(self) -> Array:
+        """The bytes of a row of which only what fills up the last block is there, zeros, [bytes] uint8."""
+        places, shifts = (each[len(self._order) :] for each in self._bytes)
+        found = np.zeros(self._regions[-1][2].stop, np.uint8)
+        np.bitwise_or.at(found, places, shifts << (self.bits[-1] - 1))
+        return found
 
     @cached_property
     def _regions(self) -> list[tuple[int, slice, slice]]:
@@ -124,33 +142,26 @@ class Mixed:
         Raises:
             LowlandError: a row is not finite.
         """
-        starts = range(0, max(len(rows), 1), ROWS_AT_ONCE)
-        parts = [self._encoded(rows[start : start + ROWS_AT_ONCE]) for start in starts]
+        if len(rows) <= ROWS_AT_ONCE:
+            return self._encoded(rows)
+        parts = [self._encoded(rows[start : start + ROWS_AT_ONCE]) for start in range(0, len(rows), ROWS_AT_ONCE)]
         codes, row_scale, e, norms = (np.concatenate(part) for part in zip(*parts, strict=True))
         return codes, row_scale, e, norms
 
     def _encoded(self, rows: Array) -> tuple[Array, Array, Array, Array]:
         """The same, at once."""
-        scaled = in_blocks(rows, *self._lanes)  # [blocks, 32, n]
-        peaks = peaks_of(scaled)
+        lines = np.ascontiguousarray(rows.T)
+        order, inverse_scale, weights = self._columns
+        peaks = peaks_of(lines, order, inverse_scale)
         row_scale = row_scales(peaks, 1, "mixed")
         e = exponents(peaks, row_scale, 1, hair=0)
         reach = steps_of(row_scale, e)  # [blocks, n]
-        inverse = reciprocal(reach)
-        codes, squares = np.empty((self._regions[-1][2].stop, len(rows)), np.uint8), np.zeros(len(rows))
-        for bits, blocks, place in self._regions:
-            half, part = np.float32(2 ** (bits - 1)), scaled[blocks]
-            part *= (inverse[blocks] * half)[:, None]
-            part += half
-            integers = floored(part, bits)
-            codes[place] = packed(integers.reshape(len(part) * BLOCK, len(rows)), bits)
-            part[...] = integers
-            part += np.float32(0.5) - half  # what it decodes to, over half, reach and column scale
-            np.square(part, out=part)
-            energies = np.matmul(self._weights[blocks, None], part)[:, 0]  # [blocks, n]
-            lengths = np.square(reach[blocks].astype(np.float64))
-            squares += np.einsum("bn,bn->n", lengths, energies, dtype=np.float64) / float(half) ** 2
-        return as_rows(codes), row_scale, e, np.sqrt(squares)
+        halves = np.exp2(self.bits - np.float32(1))
+        codes, energies = np.repeat(self._filling[:, None], len(rows), axis=1), np.zeros_like(reach)
+        factors = reciprocal(reach) * halves[:, None]
+        round_mixed(lines, order, inverse_scale, weights, *self._bytes, halves, factors, codes, energies)
+        lengths = np.square(reach / halves[:, None], dtype=np.float64)
+        return as_rows(codes), row_scale, e, np.sqrt(np.einsum("bn,bn->n", lengths, energies))
 
     def decode(self, codes: Array, row_scale: Array, e: Array) -> Array:
         """What `encode` gave, as rows [n, K] float32."""
@@ -188,39 +199,9 @@ class Mixed:
         found[:, self._order] = np.repeat(reach, BLOCK, axis=1)[:, : len(self._order)]
         return found * self.column_scale
 
-    @cached_property
-    def _weights(self) -> Array:
-        """Squared column scales in order, [blocks, 32] float32; zero where the last block is filled up."""
-        weights = np.zeros(len(self.bits) * BLOCK, np.float32)
-        weights[: len(self._order)] = np.square(self.column_scale[self._order])
-        return weights.reshape(-1, BLOCK)
-
-
-def floored(values: Array, bits: int) -> Array:
-    """Values from 0 to 2^b, or out by rounding, as integers of so many bits, uint8; they may be overwritten.
-
-    A block's largest magnitude can be 2^b: it counts as just below. In bytes that takes a sixth of the time of a
-    comparison of numbers, but one byte does not hold 2^8.
-    """
-    top = 2**bits - 1
-    if bits == 8:
-        np.minimum(values, top, out=values)
-    integers = values.astype(np.uint8)  # towards zero: down, and what is a hair below zero up to it
-    integers -= (integers > top).view(np.uint8)
-    return integers
-
-
-def packed(codes: Array, bits: int) -> Array:
-    """Codes [w, n] uint8 of so many bits as bytes, [w x bits / 8, n]; w is a multiple of 8 / bits."""
-    parts = _parts(len(codes), bits)
-    found = codes[next(parts)].copy()
-    for number, part in enumerate(parts, 1):
-        found |= codes[part] * np.uint8(1 << number * bits)  # a shift takes five times as long
-    return found
-
 
 def unpacked(found: Array, bits: int) -> Array:
-    """The transpose of what was packed, [n, w] uint8, from the transpose of its bytes."""
+    """Codes [n, w] uint8 of so many bits from their bytes, [n, w x bits / 8]."""
     width = found.shape[1] * 8 // bits
     codes = np.empty((len(found), width), np.uint8)
     for number, part in enumerate(_parts(width, bits)):

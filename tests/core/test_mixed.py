@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from pipeline.core.blockscale import BLOCK
 from pipeline.core.codec import fit_codec
-from pipeline.core.mixed import AVERAGE_BITS, NOISE, ROWS, ROWS_AT_ONCE, block_bits, floored, packed, unpacked
+from pipeline.core.mixed import AVERAGE_BITS, NOISE, ROWS, ROWS_AT_ONCE, Mixed, block_bits, unpacked
+from pipeline.core.rounding import round_mixed
 
 
 def falling(dimension: int, power: float) -> np.ndarray:
@@ -51,12 +52,35 @@ def test_a_steep_spectrum_gets_more_bits_in_front():
     assert (flat == 4).sum() > (steep == 4).sum()
 
 
-@given(st.sampled_from([2, 4, 8]), st.integers(0, 4), st.integers(1, 5), st.integers(0, 2**32 - 1))
-def test_packing_loses_nothing(bits, rows, blocks, seed):
-    codes = np.random.default_rng(seed).integers(0, 2**bits, size=(rows, blocks * BLOCK), dtype=np.uint8)
-    found = packed(np.ascontiguousarray(codes.T), bits).T
-    assert found.shape == (rows, blocks * BLOCK * bits // 8)
-    np.testing.assert_array_equal(unpacked(found, bits), codes)
+def integers_of(mixed: Mixed, codes: np.ndarray) -> np.ndarray:
+    """The integer of each coordinate in descending order of scale, [n, 32 b], those that fill up the last block too."""
+    found, start = [], 0
+    for bits in (8, 4, 2):
+        size = int((mixed.bits == bits).sum()) * BLOCK * bits // 8
+        found.append(unpacked(codes[:, start : start + size], bits))
+        start += size
+    assert start == codes.shape[1]
+    return np.concatenate(found, axis=1)
+
+
+@given(st.integers(1, 300), st.integers(0, 4), st.floats(0, 2), st.integers(0, 2**32 - 1))
+def test_codes_are_what_the_formula_says_of_each_coordinate(dimension, rows, power, seed):
+    """c = floor((x / (p x column_scale) + 1) 2^(b-1)), and no more than 2^b - 1, in float64; zeros fill up."""
+    rng = np.random.default_rng(seed)
+    mixed = Mixed(rng.permutation(falling(dimension, power)).astype(np.float32))
+    values = (rng.normal(size=(rows, dimension)) * mixed.column_scale).astype(np.float32)
+    codes, row_scale, e, _ = mixed.encode(values)
+    order = np.argsort(-mixed.column_scale, kind="stable")
+    bits = np.repeat(mixed.bits, BLOCK).astype(np.int64)
+    reach = np.repeat(row_scale[:, None] * 2.0 ** (-e.astype(np.float64) / 8), BLOCK, axis=1)
+    shares = np.zeros((rows, len(bits)))
+    shares[:, :dimension] = (values / mixed.column_scale)[:, order] / reach[:, :dimension]
+    exact = np.minimum((shares + 1) * 2.0 ** (bits - 1), 2.0**bits - 1)
+    found = integers_of(mixed, codes)
+    close = np.abs(exact - np.rint(exact)) < 1e-3  # rounding decides which side of an integer they are on
+    np.testing.assert_array_equal(found[~close], np.floor(exact)[~close])
+    assert (np.abs(found - exact)[close] < 1 + 1e-3).all()
+    assert (found[:, dimension:] == 2 ** (bits[dimension:] - 1)).all()
 
 
 def test_a_quarter_of_the_bytes_of_float_keeps_far_more_than_the_same_bytes_of_fewer_coordinates(rng):
@@ -94,6 +118,12 @@ def test_a_block_of_zeros_in_a_row_of_large_numbers_stays_negligible(rng, encodi
 
 @pytest.mark.parametrize("bits", [2, 4, 8])
 def test_the_edge_of_a_block_counts_as_just_below_and_a_hair_below_zero_as_zero(bits):
-    values = np.array([-1e-6, 0, 0.75, 1, 2**bits - 1.5, 2**bits - 1, 2**bits, 2**bits * (1 + 1e-6)], np.float32)
-    top = 2**bits - 1
-    assert floored(values, bits).tolist() == [0, 0, 0, 1, top - 1, top, top, top]
+    half, top = np.float32(2 ** (bits - 1)), 2**bits - 1
+    hairs = np.nextafter([-half, half], [-np.inf, np.inf], dtype=np.float32)
+    values = np.array([hairs[0], -half, 0.75 - half, 1 - half, half - 1.5, half - 1, half, hairs[1]], np.float32)
+    one, codes = np.ones(1, np.float32), np.zeros((1, len(values)), np.uint8)
+    factors, energies = np.ones((1, len(values)), np.float32), np.zeros((1, len(values)), np.float32)
+    first = np.zeros(1, np.int64)
+    round_mixed(values[None], first, one, one, first, np.ones(1, np.uint8), one * half, factors, codes, energies)
+    assert codes[0].tolist() == [0, 0, 0, 1, top - 1, top, top, top]
+    np.testing.assert_array_equal(energies[0], (codes[0] + np.float32(0.5) - half) ** 2)

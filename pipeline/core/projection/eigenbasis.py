@@ -31,6 +31,7 @@ from pipeline.core.projection.base import Norms, PartSketch, Projection, Shapes,
 from pipeline.core.projection.blockdiagonal import BlockDiagonal
 from pipeline.core.projection.kronecker import as_matrix
 from pipeline.core.projection.norms import Probed, gram_is_exact_and_cheap, probed, square_and_variance
+from pipeline.core.projection.selected import multiply_selected
 from pipeline.errors import ConfigError
 
 Place = tuple[torch.dtype, torch.device]
@@ -252,8 +253,7 @@ class _EigenbasisSketch(PartSketch):
         if output.shape[1] > 1:
             self._select(name, torch.bmm(left.mT, right))
         else:
-            place = torch.index_select(left[:, 0].T, 0, part.a, out=self._place(name))
-            place *= right[:, 0].T.index_select(0, part.b)
+            multiply_selected(left[:, 0].T, right[:, 0].T, part.a, part.b, self._place(name))
 
     def _add_estimated(self, name: str, output: Factor, input: Factor) -> None:
         """Coordinates and an estimate of the norm; see `norms`."""
