@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from benchmarks.models import case, loss
 from benchmarks.tables import keep
 from benchmarks.timing import _forget_peak, _status, _trim, one_thread
 from pipeline.config import load
+from pipeline.core import compiled
 from pipeline.core.capture.cover import Coverage, cover
 from pipeline.core.codec import Codec
 from pipeline.core.memory import FRESH, Plan, Watch, measure
@@ -87,6 +88,7 @@ class Capture:
     """Set up as a job does it; `run` captures and encodes a batch."""
 
     def __init__(self, work: Work, state: State | None = None) -> None:
+        compiled.load()
         self.work, self.model, self.encoding = work, model_of(work), load().gradients.codec
         self.shapes = {name: tuple(value.shape) for name, value in self.model.named_parameters()}
         self.covered: Coverage = cover(self.model, loss, tuple(self.shapes), batch_of(work, 2), work.engine)  # type: ignore[arg-type]
@@ -137,7 +139,7 @@ def measured(work: Work, scratch: Path) -> dict[str, Any]:
     """Most resident bytes beside those before."""
     with np.load(scratch) as arrays:
         state = dict(arrays) or None
-    warm = Capture(work, state)
+    warm = Capture(replace(work, width=min(work.width, 64)), state)  # a large one would change how the heap grows
     warm.run(1)
     del warm, state
     gc.collect()

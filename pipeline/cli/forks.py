@@ -211,11 +211,11 @@ def stamps() -> dict[str, tuple[int, int]]:
 def import_stages() -> None:
     """All that any stage imports before it runs, and the machine code by which most of them encode."""
     from pipeline import steps
-    from pipeline.core import codec
+    from pipeline.core import compiled
 
     for module in pkgutil.iter_modules(steps.__path__):
         importlib.import_module(f"pipeline.steps.{module.name}")
-    codec.load()
+    compiled.load()
     assert threading.active_count() == 1, "a fork of several threads of Python may hang"
 
 

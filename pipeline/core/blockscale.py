@@ -30,6 +30,11 @@ def peaks_of(lines: Array, order: Array, inverse_scale: Array) -> Array:
     return peaks.view(np.float32).T
 
 
+def as_lines(rows: Array) -> Array:
+    """Rows [n, K] as lines [K, n] that the loops of `rounding` take; copied only where they must be."""
+    return np.require(rows.T, np.float32, ["C", "W"])
+
+
 def as_rows(lines: Array) -> Array:
     """Lines [m, n] of bytes as rows [n, m]; some lines at a time, for all at once take twice as long."""
     rows = np.empty(lines.shape[::-1], lines.dtype)

@@ -30,6 +30,7 @@ import numpy as np
 from pipeline.core.blockscale import (
     BLOCK,
     BLOCK_STEPS,
+    as_lines,
     as_rows,
     exponents,
     peaks_of,
@@ -166,7 +167,7 @@ class Codec:
         return sum(part.nbytes for part in self.encode(np.zeros((1, len(self.column_scale)), np.float32)))
 
     def _to_int8(self, rows: Array) -> Encoded:
-        lines, inverse_scale = np.ascontiguousarray(rows.T), (1 / self.column_scale).astype(np.float32)
+        lines, inverse_scale = as_lines(rows), (1 / self.column_scale).astype(np.float32)
         peaks = peaks_of(lines, np.arange(self.dimension), inverse_scale)
         row_scale = row_scales(peaks, LEVELS, self.encoding)
         e = exponents(peaks, row_scale, LEVELS)
@@ -198,12 +199,6 @@ def _units(rows: Array) -> Array:
     usable = np.isfinite(norms) & (norms > 0)
     units: Array = rows[usable] / norms[usable, None]
     return units
-
-
-def load() -> None:
-    """Have the loops of encoding at hand as machine code, which else the first row waits for."""
-    for encoding in SCALED:
-        Codec(encoding, np.ones(1, np.float32)).encode(np.zeros((1, 1), np.float32))
 
 
 def to_bf16(rows: Array) -> Array:

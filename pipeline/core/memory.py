@@ -35,6 +35,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from pipeline.core.compiled import load
+
 HEAP = 1.35
 MAPPED = 1.2
 FRESH = 1.25
@@ -74,6 +76,7 @@ class Watch(TorchDispatchMode):
         self._own_trace = False
 
     def __enter__(self) -> Watch:
+        load()  # machine code is no part of a plan, as all of the interpreter's own
         super().__enter__()
         self._own_trace = not tracemalloc.is_tracing()
         if self._own_trace:

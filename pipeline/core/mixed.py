@@ -32,6 +32,7 @@ import numpy as np
 from pipeline.core.blockscale import (
     BLOCK,
     BLOCK_STEPS,
+    as_lines,
     as_rows,
     exponents,
     peaks_of,
@@ -150,7 +151,7 @@ class Mixed:
 
     def _encoded(self, rows: Array) -> tuple[Array, Array, Array, Array]:
         """The same, at once."""
-        lines = np.ascontiguousarray(rows.T)
+        lines = as_lines(rows)
         order, inverse_scale, weights = self._columns
         peaks = peaks_of(lines, order, inverse_scale)
         row_scale = row_scales(peaks, 1, "mixed")

@@ -15,9 +15,10 @@ from pipeline.core.compiled import compiled
 Array = np.ndarray[Any, Any]
 
 BLOCK = 32
+LINES, COLUMNS, ORDER = "float32[:, ::1]", "float32[::1]", "int64[::1]"
 
 
-@compiled
+@compiled(f"{LINES}, {ORDER}, {COLUMNS}, int32[:, ::1]")
 def find_peaks(lines: Array, order: Array, inverse_scale: Array, peaks: Array) -> None:
     """The bits of the largest magnitude of each block, after division by the column scales.
 
@@ -35,7 +36,7 @@ def find_peaks(lines: Array, order: Array, inverse_scale: Array, peaks: Array) -
             peak[j] = max(peak[j], np.float32(abs(line[j] * scale)).view(np.int32))
 
 
-@compiled
+@compiled(f"{LINES}, {COLUMNS}, {LINES}, int8[:, ::1]")
 def round_int8(lines: Array, inverse_scale: Array, inverse_step: Array, codes: Array) -> None:
     """Lines as the nearest multiples of their scale and step, halves to even.
 
@@ -51,7 +52,7 @@ def round_int8(lines: Array, inverse_scale: Array, inverse_step: Array, codes: A
             code[j] = np.int8(np.rint(line[j] * scale * step[j]))
 
 
-@compiled
+@compiled(f"{LINES}, {ORDER}, {COLUMNS}, {COLUMNS}, {ORDER}, uint8[::1], {COLUMNS}, {LINES}, uint8[:, ::1], {LINES}")
 def round_mixed(
     lines: Array, order: Array, inverse_scale: Array, weights: Array, places: Array, shifts: Array, halves: Array,
     factors: Array, codes: Array, energies: Array,

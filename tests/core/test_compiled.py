@@ -52,7 +52,9 @@ def test_results_do_not_change_where_nothing_can_be_kept(monkeypatch, rng):
     import numba.core.caching
 
     monkeypatch.setattr(numba.core.caching.FunctionCache, "_impl_class", Nowhere)
-    monkeypatch.setattr(compiled, "machine_code", compiled.machine_code.__wrapped__)
+    monkeypatch.setattr(
+        compiled, "machine_code", compiled.machine_code.__wrapped__
+    )  # what was made before is not asked
     values, found = rng.normal(size=(2, 3)), np.zeros((2, 3))
     selected._multiply(values, values, np.arange(2), np.arange(2), found)
     np.testing.assert_array_equal(found, values**2)

@@ -23,15 +23,17 @@ def multiply_selected(left: Tensor, right: Tensor, a: Tensor, b: Tensor, out: Te
         right: [s, B].
         a: lines of left, [k].
         b: lines of right, [k].
-        out: [k, B].
+        out: [k, B], contiguous.
     """
     if out.is_cpu:
-        _multiply(left.numpy(), right.numpy(), a.numpy(), b.numpy(), out.numpy())
+        _multiply(*(side.contiguous().numpy() for side in (left, right)), a.numpy(), b.numpy(), out.numpy())
     else:
         out.copy_(left.index_select(0, a)).mul_(right.index_select(0, b))
 
 
-@compiled
+@compiled(
+    *(f"{kind}[:, ::1], {kind}[:, ::1], int64[::1], int64[::1], {kind}[:, ::1]" for kind in ("float32", "float64"))
+)
 def _multiply(left: Array, right: Array, a: Array, b: Array, out: Array) -> None:
     for k in range(len(a)):
         first, second, product = left[a[k]], right[b[k]], out[k]
