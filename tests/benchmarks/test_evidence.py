@@ -114,7 +114,7 @@ def test_nothing_run_is_no_table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         evidence.main(table_only=True)
 
 
-@pytest.mark.parametrize(("small", "seeds"), [(True, {0}), (False, {0, 1, 2})])
+@pytest.mark.parametrize(("small", "seeds"), [(True, {0}), (False, {0, 1, 2, 3, 4})])
 def test_the_small_setting_runs_one_seed_of_each_cell(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, small: bool, seeds: set[int]
 ) -> None:
