@@ -24,8 +24,8 @@ class Case:
         name: its name in a table.
         model: random weights, the same in every process.
         batch: inputs and labels of B rows.
-        batches: how often a timed run takes the batch, so that the making of a store (35 ms) is 1 or 2 % of it. A shard
-            of the default size takes it 1,024 times (MLP) or 128 times.
+        batches: how often a timed run takes the batch, so that a run is long beside the clock and the making of a
+            store, whose cost a shard of the default size, which has four times as many rows of the MLP, does not feel.
     """
 
     key: str
@@ -56,7 +56,7 @@ def mlp() -> Case:
     """An MLP, T = 1."""
     model = nn.Sequential(nn.Linear(784, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 10))
     batch = (torch.randn(256, 784), torch.randint(10, (256,)))
-    return Case("mlp", "MLP 784-512-512-10, B 256", model, batch, batches=384)
+    return Case("mlp", "MLP 784-512-512-10, B 256", model, batch, batches=256)
 
 
 def cnn() -> Case:
@@ -66,14 +66,14 @@ def cnn() -> Case:
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, 10),
     )  # fmt: skip
     batch = (torch.randn(32, 3, 32, 32), torch.randint(10, (32,)))
-    return Case("cnn", "CNN 64-64-128-128 with GroupNorm, 32x32, B 32", model, batch, batches=4)
+    return Case("cnn", "CNN 64-64-128-128 with GroupNorm, 32x32, B 32", model, batch, batches=2)
 
 
 def transformer() -> Case:
     """A transformer that predicts tokens."""
     model = nn.Sequential(nn.Embedding(512, 192), *(Block(192) for _ in range(4)), nn.Linear(192, 512))
     batch = (torch.randint(512, (16, 64)), torch.randint(512, (16, 64)))
-    return Case("transformer", "transformer d 192, 4 blocks, T 64, B 16", model, batch, batches=8)
+    return Case("transformer", "transformer d 192, 4 blocks, T 64, B 16", model, batch, batches=2)
 
 
 CASES: dict[str, Callable[[], Case]] = {"mlp": mlp, "cnn": cnn, "transformer": transformer}

@@ -99,6 +99,28 @@ def test_an_error_is_the_sentence_and_the_code_that_it_would_be(server: dict[str
     assert (code, err) == (2, cold.stderr) and "expected" in err and not out
 
 
+ENDING = """
+import atexit, pathlib, threading, time
+from pipeline.tasks.digits import Digits
+
+class Mine(Digits):
+    def train(self, model):
+        super().train(model)
+        self.open = open("open.txt", "w")
+        self.open.write("not flushed")
+        atexit.register(pathlib.Path("registered.txt").write_text, "asked for")
+        threading.Thread(target=lambda: (time.sleep(1), pathlib.Path("thread.txt").write_text("late"))).start()
+"""
+
+
+def test_a_job_that_leaves_things_to_the_end_has_them_done(server: dict[str, str], tmp_path: Path) -> None:
+    (planned(tmp_path) / "mine.py").write_text(ENDING)
+    code, out, err = done(job(**{"class": f"{tmp_path}/mine.py:Mine"}), server, tmp_path)
+    assert (code, out) == (0, ""), err
+    found = {name: (tmp_path / f"{name}.txt").read_text() for name in ("open", "registered", "thread")}
+    assert found == {"open": "not flushed", "registered": "asked for", "thread": "late"}
+
+
 def test_a_job_whose_words_have_no_room_ends_as_one_that_starts_by_itself(
     server: dict[str, str], tmp_path: Path
 ) -> None:
