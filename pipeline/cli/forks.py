@@ -76,6 +76,10 @@ def forking(threads: int) -> Iterator[dict[str, str]]:
             server.kill()
 
 
+CODES: list[int] = []
+"""In a child that has done its job: its exit code."""
+
+
 class Forked(BaseException):
     """Raised in a child, out of the server's loop: what it has to do."""
 
@@ -243,10 +247,6 @@ def do(job: dict[str, Any], streams: list[int], interruptible: bool) -> None:
             CODES.append(end.code)
         raise
     CODES.append(0)
-
-
-CODES: list[int] = []
-"""In a child that has done its job: its exit code."""
 
 
 def end_at_once() -> None:

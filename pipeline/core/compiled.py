@@ -51,7 +51,7 @@ def machine_code(loop: Loop, signatures: tuple[str, ...]) -> Loop:
     """What numba makes of it; kept for later processes where there is a place to keep it."""
     try:
         return _made(loop, signatures, kept=True)
-    except RuntimeError:  # neither the package's directory nor the user's cache can be written to
+    except Exception:  # nothing can be written, or what was kept is damaged; a loop that is wrong fails again below
         return _made(loop, signatures, kept=False)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.core.blockscale import BLOCK, as_rows, peaks_of, reciprocal, steps_of
+from pipeline.core.blockscale import BLOCK, as_lines, as_rows, peaks_of, reciprocal, steps_of
 
 
 @pytest.fixture
@@ -30,6 +30,14 @@ def test_a_number_that_is_not_finite_makes_its_own_rows_peak_not_finite(rng, wro
     values[2, 7] = wrong
     peaks = peaks_of(np.ascontiguousarray(values.T), np.arange(50), np.ones(50, np.float32))
     assert np.isfinite(peaks).all(1).tolist() == [True, True, False, True]
+
+
+def test_rows_that_must_not_be_written_to_have_lines_all_the_same(rng):
+    rows = np.asfortranarray(rng.normal(size=(4, 50)).astype(np.float32))
+    assert np.shares_memory(as_lines(rows), rows)
+    rows.flags.writeable = False
+    peaks = peaks_of(as_lines(rows), np.arange(50), np.ones(50, np.float32))
+    np.testing.assert_array_equal(peaks[:, 0], np.abs(rows[:, :BLOCK]).max(1))
 
 
 @pytest.mark.parametrize("shape", [(0, 3), (3, 0), (1, 1), (64, 7), (65, 7), (896, 256)])

@@ -48,13 +48,39 @@ def test_selected_products(rng, dtype):
     both(selected._multiply, left, right, rng.integers(0, 5, 20), rng.integers(0, 6, 20), np.zeros((20, 7), dtype))
 
 
+def in_a_process(code: str, kept: Path | str = "") -> str:
+    """What a fresh interpreter prints, with a place of its own to keep machine code."""
+    environment = {**os.environ, **({"NUMBA_CACHE_DIR": str(kept)} if kept else {})}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, check=True)
+    return done.stdout.strip()
+
+
+PRODUCT = """
+import numpy as np
+from pipeline.core.projection.selected import _multiply
+values, found = np.full((1, 3), 3.0), np.zeros((1, 3))
+_multiply(values, values, np.zeros(1, int), np.zeros(1, int), found)
+print(found)
+"""
+
+
+@pytest.mark.parametrize("size", [0, 60])
+def test_machine_code_that_is_damaged_is_made_anew(tmp_path, size):
+    assert in_a_process(PRODUCT, tmp_path) == "[[9. 9. 9.]]"
+    files = [path for path in tmp_path.rglob("*") if path.suffix in (".nbi", ".nbc")]
+    assert files
+    for path in files:
+        os.truncate(path, size)
+    assert in_a_process(PRODUCT, tmp_path) == "[[9. 9. 9.]]"
+
+
 def test_results_do_not_change_where_nothing_can_be_kept(monkeypatch, rng):
     import numba.core.caching
 
     monkeypatch.setattr(numba.core.caching.FunctionCache, "_impl_class", Nowhere)
-    monkeypatch.setattr(
-        compiled, "machine_code", compiled.machine_code.__wrapped__
-    )  # what was made before is not asked
+    # what was made before is not asked
+    monkeypatch.setattr(compiled, "machine_code", compiled.machine_code.__wrapped__)
     values, found = rng.normal(size=(2, 3)), np.zeros((2, 3))
     selected._multiply(values, values, np.arange(2), np.arange(2), found)
     np.testing.assert_array_equal(found, values**2)
@@ -68,8 +94,4 @@ class Nowhere:
 
 
 def test_what_only_reads_loads_no_compiler():
-    code = "import sys; from pipeline.core.codec import Codec; print('numba' in sys.modules)"
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=dict(os.environ), check=True
-    )
-    assert done.stdout.split() == ["False"]
+    assert in_a_process("import sys, pipeline.core.codec; print('numba' in sys.modules)") == "False"
