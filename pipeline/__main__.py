@@ -6,6 +6,10 @@ from pipeline.warm import hand_over
 
 if __name__ == "__main__":
     hand_over(sys.argv[1:])
-    from pipeline.cli import main
+    from pipeline.cli import ending, main
 
-    main()
+    if sys.argv[1:2] == ["stage"]:
+        ending.prepare()
+        ending.do(main, sys.argv[1:])
+    else:
+        main()

@@ -8,12 +8,10 @@ number of threads. Linux alone: elsewhere libraries do not survive a fork.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import ctypes
 import gc
 import importlib
-import io
 import json
 import os
 import pkgutil
@@ -29,6 +27,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pipeline.cli import ending
 from pipeline.cli.threads import limit_threads
 from pipeline.warm import SERVER, TAKEN, abstract, code, owner
 
@@ -74,10 +73,6 @@ def forking(threads: int) -> Iterator[dict[str, str]]:
             yield environment
         finally:
             server.kill()
-
-
-CODES: list[int] = []
-"""In a child that has done its job: its exit code."""
 
 
 class Forked(BaseException):
@@ -240,34 +235,12 @@ def do(job: dict[str, Any], streams: list[int], interruptible: bool) -> None:
     os.chdir(job["place"])
     sys.path.insert(0, job["place"])
     importlib.import_module("numpy").random.seed()  # else all children draw alike
-    try:
-        importlib.import_module("pipeline.cli").main(job["arguments"])
-    except SystemExit as end:
-        if isinstance(end.code, int):
-            CODES.append(end.code)
-        raise
-    CODES.append(0)
-
-
-def end_at_once() -> None:
-    """Leave without taking apart all that was imported, which takes a second; does nothing where no job has ended.
-
-    The last that Python does at exit: threads have been waited for by then, and what is open is flushed here. What
-    cannot be flushed is left to the interpreter's own end, which says so.
-    """
-    if not CODES:
-        return
-    with contextlib.suppress(Exception):
-        files = [each for each in gc.get_objects() if issubclass(type(each), io.IOBase)]
-        for each in (*files, sys.stdout, sys.stderr):
-            if not each.closed:
-                each.flush()
-        os._exit(CODES[0])
+    ending.do(importlib.import_module("pipeline.cli").main, job["arguments"])
 
 
 def main() -> None:
     """Serve; a child leaves the server's loop and does its job."""
-    atexit.register(end_at_once)  # first, so that it comes last
+    ending.prepare()
     interruptible = signal.getsignal(signal.SIGINT) != signal.SIG_IGN
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal: those who asked will be gone
     os.chdir("/")  # no run is this process's place

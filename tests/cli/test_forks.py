@@ -119,16 +119,25 @@ class Mine(Digits):
 """
 
 
+@pytest.mark.parametrize("forked", [True, False])
 def test_a_job_that_leaves_things_to_the_end_has_them_done_and_is_not_taken_apart(
-    server: dict[str, str], tmp_path: Path
+    server: dict[str, str], tmp_path: Path, forked: bool
 ) -> None:
     (planned(tmp_path) / "mine.py").write_text(ENDING)
     arguments = job(**{"class": f"{tmp_path}/mine.py:Mine"})
-    code, out, err = done(arguments, server, tmp_path)
-    assert (code, out) == (0, ""), err
+    if forked:
+        code, out, err = done(arguments, server, tmp_path)
+        assert (code, out) == (0, ""), err
+    else:
+        subprocess.run([sys.executable, "-m", "pipeline", *arguments], cwd=tmp_path, check=True, capture_output=True)
     found = {file.stem: file.read_text() for file in tmp_path.glob("*.txt")}
     assert found == {"open": "not flushed", "registered": "asked for", "thread": "late"}
-    subprocess.run([sys.executable, "-m", "pipeline", *arguments], cwd=tmp_path, check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-c", "import mine"],
+        cwd=tmp_path,
+        check=True,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+    )
     assert (tmp_path / "torn.txt").exists()
 
 
