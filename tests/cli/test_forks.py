@@ -107,13 +107,13 @@ class Torn:
     def __del__(self, touch=pathlib.Path("torn.txt").touch):
         touch()
 
-torn = Torn()  # goes when the interpreter is taken apart
+torn, opened = Torn(), []  # go when the interpreter is taken apart
 
 class Mine(Digits):
     def train(self, model):
         super().train(model)
-        self.open = open("open.txt", "w")
-        self.open.write("not flushed")
+        opened.append(open("open.txt", "w"))
+        opened[0].write("not flushed")
         atexit.register(pathlib.Path("registered.txt").write_text, "asked for")
         threading.Thread(target=lambda: (time.sleep(1), pathlib.Path("thread.txt").write_text("late"))).start()
 """
