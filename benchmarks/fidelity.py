@@ -35,7 +35,6 @@ from torch import nn
 
 from benchmarks.fidelity_models import SIZES, Batch, Case, cases
 from benchmarks.tables import keep
-from pipeline.core.blockscale import BLOCK
 from pipeline.core.capture.cover import Coverage, cover
 from pipeline.core.codec import fit_codec
 from pipeline.core.curvature import absolute_damping, spectrum_of_roots, spectrum_of_sum
@@ -43,6 +42,7 @@ from pipeline.core.influence import pairwise, unit
 from pipeline.core.mixed import AVERAGE_BITS
 from pipeline.core.preconditioner import Preconditioner
 from pipeline.core.projection import METHODS, Projection, Settings, fitter, turned
+from pipeline.core.rounding import BLOCK
 from pipeline.core.sink import Several
 
 BYTES = (256, 1024, 4096)

@@ -66,14 +66,14 @@ def cnn() -> Case:
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, 10),
     )  # fmt: skip
     batch = (torch.randn(32, 3, 32, 32), torch.randint(10, (32,)))
-    return Case("cnn", "CNN 64-64-128-128 with GroupNorm, 32x32, B 32", model, batch, batches=2)
+    return Case("cnn", "CNN 64-64-128-128 with GroupNorm, 32x32, B 32", model, batch, batches=8)
 
 
 def transformer() -> Case:
     """A transformer that predicts tokens."""
     model = nn.Sequential(nn.Embedding(512, 192), *(Block(192) for _ in range(4)), nn.Linear(192, 512))
     batch = (torch.randint(512, (16, 64)), torch.randint(512, (16, 64)))
-    return Case("transformer", "transformer d 192, 4 blocks, T 64, B 16", model, batch, batches=2)
+    return Case("transformer", "transformer d 192, 4 blocks, T 64, B 16", model, batch, batches=16)
 
 
 CASES: dict[str, Callable[[], Case]] = {"mlp": mlp, "cnn": cnn, "transformer": transformer}

@@ -13,21 +13,19 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.core.rounding import BLOCK, find_peaks
+from pipeline.core.rounding import BLOCK, BLOCK_STEPS, TINY, find_peaks, find_steps
 from pipeline.errors import LowlandError
 
 Array = np.ndarray[Any, Any]
 
-BLOCK_STEPS = (2.0 ** (-np.arange(256) / 8)).astype(np.float32)
-"""2^(-e/8) for each e."""
 LINES_AT_ONCE = 64
 
 
 def peaks_of(lines: Array, order: Array, inverse_scale: Array) -> Array:
-    """The largest magnitude of each block, [n, b] float32, of rows as lines [K, n]; see `rounding.find_peaks`."""
+    """The largest magnitude of each block, [b, n] float32, of rows as lines [K, n]; see `rounding.find_peaks`."""
     peaks = np.zeros((-(-len(lines) // BLOCK), lines.shape[1]), np.int32)
     find_peaks(lines, order, inverse_scale, peaks)
-    return peaks.view(np.float32).T
+    return peaks.view(np.float32)
 
 
 def as_lines(rows: Array) -> Array:
@@ -44,40 +42,27 @@ def as_rows(lines: Array) -> Array:
 
 
 def row_scales(peaks: Array, levels: int, encoding: str) -> Array:
-    """Row scales [n]: the largest magnitude of a row's blocks, [n, b], over the levels that it is to have.
+    """Row scales [n]: the largest magnitude of a row's blocks, [b, n], over the levels that it is to have.
 
     Raises:
         LowlandError: a row is not finite.
     """
-    scale = (peaks.max(1, initial=0) / np.float32(levels)).astype(np.float32)
+    scale = (peaks.max(0, initial=0) / np.float32(levels)).astype(np.float32)
     if not np.isfinite(scale).all():
         wrong = np.nonzero(~np.isfinite(scale))[0]
         raise LowlandError(
             f"expected finite rows to encode as {encoding}, got others at {wrong[:5].tolist()}; flag and zero them"
         )
     # A subnormal scale would lose digits, a zero one divides by zero: such rows are zero in float32 anyway.
-    return np.where(scale < np.finfo(np.float32).tiny, np.float32(0), scale)
+    return np.where(scale < TINY, np.float32(0), scale)
 
 
-def exponents(peaks: Array, row_scale: Array, levels: int, hair: float = 1e-4) -> Array:
-    """The e of each block, [n, b] uint8: the largest that its largest magnitude allows, with no subnormal step.
+def steps_of(peaks: Array, row_scale: Array, levels: int, hair: float = 1.0) -> tuple[Array, Array, Array]:
+    """The e of each block, as rows [n, b] uint8, its step and one over that, [b, n] float32; see `rounding.find_steps`.
 
-    With a hair more, what was decoded, whose blocks stand just on a step, is encoded as it was.
+    With a hair more than 1, what was decoded, whose blocks stand just on a step, is encoded as it was.
     """
-    tiny = np.finfo(np.float32).tiny
-    least = np.maximum(peaks / np.float32(levels), tiny)
-    # A block of zeros under a scale of 4 or more: infinite, and clipped as it should be.
-    with np.errstate(over="ignore"):
-        found = np.floor(8 * np.log2(np.maximum(row_scale, tiny)[:, None] / least) + hair)
-    return np.clip(found, 0, len(BLOCK_STEPS) - 1).astype(np.uint8)
-
-
-def steps_of(row_scale: Array, e: Array) -> Array:
-    """row_scale x 2^(-e/8) of e [n, b], as [b, n]."""
-    steps: Array = row_scale * np.take(BLOCK_STEPS, e.T)
-    return steps
-
-
-def reciprocal(steps: Array) -> Array:
-    """1 / steps; zero where the row has no scale, as it is zero whatever its codes are."""
-    return np.divide(1, steps, out=np.zeros_like(steps), where=steps > 0)
+    e = np.empty(peaks.shape, np.uint8)
+    steps, inverses = np.empty((2, *peaks.shape), np.float32)
+    find_steps(peaks, row_scale, np.float32(levels), np.float32(hair), BLOCK_STEPS, e, steps, inverses)
+    return as_rows(e), steps, inverses

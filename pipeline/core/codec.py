@@ -27,19 +27,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipeline.core.blockscale import (
-    BLOCK,
-    BLOCK_STEPS,
-    as_lines,
-    as_rows,
-    exponents,
-    peaks_of,
-    reciprocal,
-    row_scales,
-    steps_of,
-)
+from pipeline.core.blockscale import as_lines, as_rows, peaks_of, row_scales, steps_of
 from pipeline.core.mixed import Mixed
-from pipeline.core.rounding import round_int8
+from pipeline.core.rounding import BLOCK, BLOCK_STEPS, round_int8
 
 Array = np.ndarray[Any, Any]
 
@@ -47,6 +37,8 @@ ENCODINGS = ("mixed", "int8", "bf16", "float32")
 SCALED = ("mixed", "int8")
 """Those with scales of columns, rows and blocks."""
 LEVELS = 127
+HAIR = 1.00001
+"""How far above its highest level a peak may be, for what is rounded stays below 127.5."""
 SCALE_FLOOR = 0.01
 """Least column scale as a share of their mean: a coordinate that the sample never used must not dwarf the others."""
 
@@ -170,10 +162,10 @@ class Codec:
         lines, inverse_scale = as_lines(rows), (1 / self.column_scale).astype(np.float32)
         peaks = peaks_of(lines, np.arange(self.dimension), inverse_scale)
         row_scale = row_scales(peaks, LEVELS, self.encoding)
-        e = exponents(peaks, row_scale, LEVELS)
+        e, _, inverses = steps_of(peaks, row_scale, LEVELS, HAIR)
         codes = np.empty(lines.shape, np.int8)
-        round_int8(lines, inverse_scale, reciprocal(steps_of(row_scale, e)), codes)
-        return Encoded(as_rows(codes), row_scale, np.ascontiguousarray(e))
+        round_int8(lines, inverse_scale, inverses, codes)
+        return Encoded(as_rows(codes), row_scale, e)
 
     @cached_property
     def _mixed(self) -> Mixed:

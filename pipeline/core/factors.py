@@ -15,6 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -273,6 +274,10 @@ def exact_squares(output: Factor, input: Factor) -> Tensor:
 
 def squares(values: Tensor) -> Tensor:
     """Squared norms [B] in float64 of the rows of [B, n]."""
+    if values.is_cpu:  # two thirds of the time
+        numbers = at_least_float32(values.detach()).numpy()
+        with np.errstate(over="ignore", invalid="ignore"):
+            return torch.from_numpy(np.vecdot(numbers, numbers)).double()
     return precise(torch.linalg.vector_norm(values, dim=1)).square()
 
 

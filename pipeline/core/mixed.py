@@ -29,18 +29,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.core.blockscale import (
-    BLOCK,
-    BLOCK_STEPS,
-    as_lines,
-    as_rows,
-    exponents,
-    peaks_of,
-    reciprocal,
-    row_scales,
-    steps_of,
-)
-from pipeline.core.rounding import round_mixed
+from pipeline.core.blockscale import as_lines, as_rows, peaks_of, row_scales, steps_of
+from pipeline.core.rounding import BLOCK, BLOCK_STEPS, add_energies, round_mixed
 
 Array = np.ndarray[Any, Any]
 
@@ -111,12 +101,12 @@ class Mixed:
         return places, shifts.astype(np.uint8)
 
     @cached_property
-    def _filling(self) -> Array:
-        """The bytes of a row of which only what fills up the last block is there, zeros, [bytes] uint8."""
+    def _filling(self) -> tuple[Array, Array]:
+        """The bytes that what fills up the last block is in, and what it is there, zeros in code, uint8."""
         places, shifts = (each[len(self._order) :] for each in self._bytes)
         found = np.zeros(self._regions[-1][2].stop, np.uint8)
         np.bitwise_or.at(found, places, shifts << (self.bits[-1] - 1))
-        return found
+        return places, found[places]
 
     @cached_property
     def _regions(self) -> list[tuple[int, slice, slice]]:
@@ -155,14 +145,15 @@ class Mixed:
         order, inverse_scale, weights = self._columns
         peaks = peaks_of(lines, order, inverse_scale)
         row_scale = row_scales(peaks, 1, "mixed")
-        e = exponents(peaks, row_scale, 1, hair=0)
-        reach = steps_of(row_scale, e)  # [blocks, n]
+        e, reach, inverses = steps_of(peaks, row_scale, levels=1)
         halves = np.exp2(self.bits - np.float32(1))
-        codes, energies = np.repeat(self._filling[:, None], len(rows), axis=1), np.zeros_like(reach)
-        factors = reciprocal(reach) * halves[:, None]
-        round_mixed(lines, order, inverse_scale, weights, *self._bytes, halves, factors, codes, energies)
-        lengths = np.square(reach / halves[:, None], dtype=np.float64)
-        return as_rows(codes), row_scale, e, np.sqrt(np.einsum("bn,bn->n", lengths, energies))
+        codes = np.zeros((self._regions[-1][2].stop, len(rows)), np.uint8)
+        filled, filling = self._filling
+        codes[filled] = filling[:, None]
+        energies, squares = np.zeros_like(reach), np.zeros(len(rows))
+        round_mixed(lines, order, inverse_scale, weights, *self._bytes, halves, inverses, codes, energies)
+        add_energies(energies, halves, reach, squares)
+        return as_rows(codes), row_scale, e, np.sqrt(squares)
 
     def decode(self, codes: Array, row_scale: Array, e: Array) -> Array:
         """What `encode` gave, as rows [n, K] float32."""

@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.core.codec import BLOCK, BLOCK_STEPS, Codec, Encoded
+from pipeline.core.codec import Codec, Encoded
+from pipeline.core.rounding import BLOCK, BLOCK_STEPS
 
 Array = np.ndarray[Any, Any]
 

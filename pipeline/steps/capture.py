@@ -33,6 +33,8 @@ from pipeline.tasks.checks import row_set
 Array = np.ndarray[Any, Any]
 
 PROBED_ROWS = 16
+SAFE_SQUARE = 1e30
+"""Codes of a gradient whose squared norm is less are finite: 23 orders of magnitude below what float32 holds."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,9 @@ class Capturer:
         found = [self._part(piece, rows) for piece in pieces(self.task, batch, self.parts)]
         codes = found[0].codes if len(found) == 1 else np.concatenate([part.codes for part in found], 1)
         losses, norms, errors = (sum(values) for values in zip(*(part.numbers for part in found), strict=True))
-        finite = np.isfinite(losses) & np.isfinite(norms) & finite_rows(codes)
+        finite = np.isfinite(losses) & np.isfinite(norms)
+        if not (norms < SAFE_SQUARE).all():
+            finite &= finite_rows(codes)
         norms = np.where(finite, norms, 0.0)
         if not finite.all():
             codes = np.where(finite[:, None], codes, np.float32(0))

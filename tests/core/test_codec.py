@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from pipeline.core.blockscale import BLOCK
 from pipeline.core.codec import ENCODINGS, LEVELS, SCALE_FLOOR, Codec, Encoded, fit_codec, from_bf16, to_bf16
 from pipeline.core.mixed import Mixed
+from pipeline.core.rounding import BLOCK
 from pipeline.errors import LowlandError
 
 K = 2 * BLOCK + 6

@@ -21,9 +21,9 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(0)
 
 
-def both(loop, *arguments: np.ndarray) -> None:
+def both(loop, *arguments: np.ndarray | np.float32) -> None:
     """Machine code and plain Python leave the same in the arrays, bit for bit."""
-    found, expected = ([np.array(each) for each in arguments] for _ in range(2))
+    found, expected = ([each.copy() for each in arguments] for _ in range(2))
     loop(*found)
     loop.__wrapped__(*expected)
     for own, other in zip(found, expected, strict=True):
@@ -38,8 +38,12 @@ def test_machine_code_does_what_the_loop_says(rng):
     both(rounding.round_int8, lines, scale, steps, np.zeros((70, 9), np.int8))
     places, shifts = np.arange(70) // 2, np.tile(np.array([1, 16], np.uint8), 35)
     halves, empty = np.full(3, 8, np.float32), np.zeros((3, 9), np.float32)
-    both(rounding.round_mixed, lines, order, scale, scale, places, shifts, halves, steps / 5,
+    both(rounding.round_mixed, lines, order, scale, scale, places, shifts, halves, steps / 40,
          np.zeros((35, 9), np.uint8), empty)  # fmt: skip
+    both(rounding.add_energies, steps, halves, steps[::-1], np.zeros(9))
+    peaks, row_scale = np.exp(-5 * rng.uniform(0, 4, (3, 9))).astype(np.float32), np.linspace(1, 2, 9, dtype=np.float32)
+    both(rounding.find_steps, peaks, row_scale, np.float32(127), np.float32(1), rounding.BLOCK_STEPS,
+         np.zeros((3, 9), np.uint8), empty, empty)  # fmt: skip
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

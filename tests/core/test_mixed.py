@@ -7,10 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.core.blockscale import BLOCK
 from pipeline.core.codec import fit_codec
 from pipeline.core.mixed import AVERAGE_BITS, NOISE, ROWS, ROWS_AT_ONCE, Mixed, block_bits, unpacked
-from pipeline.core.rounding import round_mixed
+from pipeline.core.rounding import BLOCK, round_mixed
 
 
 def falling(dimension: int, power: float) -> np.ndarray:
@@ -122,8 +121,10 @@ def test_the_edge_of_a_block_counts_as_just_below_and_a_hair_below_zero_as_zero(
     hairs = np.nextafter([-half, half], [-np.inf, np.inf], dtype=np.float32)
     values = np.array([hairs[0], -half, 0.75 - half, 1 - half, half - 1.5, half - 1, half, hairs[1]], np.float32)
     one, codes = np.ones(1, np.float32), np.zeros((1, len(values)), np.uint8)
-    factors, energies = np.ones((1, len(values)), np.float32), np.zeros((1, len(values)), np.float32)
+    inverses, energies = np.ones((1, len(values)), np.float32), np.zeros((1, len(values)), np.float32)
     first = np.zeros(1, np.int64)
-    round_mixed(values[None], first, one, one, first, np.ones(1, np.uint8), one * half, factors, codes, energies)
+    round_mixed(
+        values[None] / half, first, one, one, first, np.ones(1, np.uint8), one * half, inverses, codes, energies
+    )
     assert codes[0].tolist() == [0, 0, 0, 1, top - 1, top, top, top]
     np.testing.assert_array_equal(energies[0], (codes[0] + np.float32(0.5) - half) ** 2)

@@ -62,6 +62,18 @@ def test_a_row_that_is_not_finite_is_zero_and_flagged_and_harms_no_other(batch: 
     np.testing.assert_allclose(found.norm_errors[others], good.norm_errors[others], rtol=1e-5)
 
 
+def test_codes_that_overflow_though_norms_do_not_are_zero_and_flagged() -> None:
+    model, large = nn.Linear(4, 2, bias=False), 9e18
+    nn.init.constant_(model.weight, 0.01)
+    signs = torch.cartesian_prod(*[torch.tensor([1.0, -1.0])] * 4)
+    batch = (large * signs, torch.full((len(signs),), 2 * large))
+    coverage = cover(model, lambda model, rows: model(rows[0])[:, 0] * rows[1], ("weight",), (signs[:2], signs[:2, 0]))
+    found = Capturer(Digits(), model, coverage, make("sjlt", {"weight": (2, 4)}, 1, 0), [], "exact").capture(batch, 16)
+    assert set(found.flags) == {FINITE, NOT_FINITE}  # where the one code is a sum of four of one sign, it is infinite
+    assert np.isfinite(found.codes).all() and not found.codes[found.flags == NOT_FINITE].any()
+    assert (found.squared_norms[found.flags == FINITE] > 1e70).all()
+
+
 def test_finite_rows_are_told_even_where_infinities_cancel_or_a_sum_overflows() -> None:
     most, inf = np.finfo(np.float32).max, np.inf
     rows = np.array([[1, 2, 3], [inf, 0, -inf], [most, most, most], [0, np.nan, 0], [0, 0, -inf]], np.float32)

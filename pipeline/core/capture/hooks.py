@@ -23,7 +23,7 @@ from pipeline.core.capture.attention import attend
 from pipeline.core.capture.batches import batch_size
 from pipeline.core.capture.engine import Loss
 from pipeline.core.capture.formula import Formula, Outer, Part, total
-from pipeline.core.capture.state import capturing, check_losses
+from pipeline.core.capture.state import Held, check_losses
 from pipeline.core.capture.uses import Attention, Layout, Use, attentions, servable, uses
 from pipeline.core.sink import Sink
 from pipeline.errors import TaskError
@@ -66,6 +66,7 @@ class HookEngine:
         self._uses, self._attentions = uses(model, wanted, layouts or {}), attentions(model, wanted)
         self._shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
         self._unused = {name: parameter for name, parameter in model.named_parameters() if name in unused}
+        self._held = Held(model, unused)
 
     def capture(self, batch: Any, sink: Sink) -> Tensor:
         """Feed the gradients of `batch` to `sink` and return the losses, [B].
@@ -87,7 +88,7 @@ class HookEngine:
             The losses, [B]; how often a hook served each parameter; and parameters whose formula failed, with why.
         """
         run = _Pass(batch_size(batch), sink, self._shapes)
-        with capturing(self._model, self._unused), run.hooked(self._uses, self._attentions):
+        with self._held.capturing(), run.hooked(self._uses, self._attentions):
             losses = self._loss(self._model, batch)
             check_losses(losses, run.rows)
             if losses.requires_grad:

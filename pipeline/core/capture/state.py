@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -11,34 +11,48 @@ from torch import Tensor, nn
 from pipeline.errors import TaskError
 
 
-@contextmanager
-def capturing(model: nn.Module, differentiable: Collection[str] = ()) -> Iterator[None]:
-    """Hold `model` in eval mode with gradients enabled for the parameters in `differentiable` alone.
+class Held:
+    """A model's modules and parameters, listed once: on small models that takes longer than what is done with them."""
 
-    The fast path of `nn.MultiheadAttention` is off meanwhile: it skips the modules, and with them the hooks, inside.
+    def __init__(self, model: nn.Module, differentiable: Collection[str] = ()) -> None:
+        """List them.
 
-    Args:
-        model: the model.
-        differentiable: names of parameters, as in `model.named_parameters()`.
-    """
-    modes = [(module, module.training) for module in model.modules()]
-    flags = [(name, parameter, parameter.requires_grad) for name, parameter in model.named_parameters()]
-    fast = torch.backends.mha.get_fastpath_enabled()
-    try:
-        torch.backends.mha.set_fastpath_enabled(False)
-        if any(training for _, training in modes):
-            model.eval()
-        for name, parameter, _ in flags:
-            _require(parameter, name in differentiable)
-        with torch.enable_grad():
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-        for module, training in modes:
-            if module.training != training:  # setting it goes through the module's own __setattr__, which is slow
-                module.training = training
-        for _, parameter, required in flags:
-            _require(parameter, required)
+        Args:
+            model: the model.
+            differentiable: names of the parameters that are to have gradients, as in `model.named_parameters()`.
+        """
+        self._model, self._modules = model, list(model.modules())
+        self._parameters = [(value, name in differentiable) for name, value in model.named_parameters()]
+
+    @contextmanager
+    def capturing(self) -> Iterator[None]:
+        """Hold the model in eval mode with gradients enabled for those parameters alone.
+
+        The fast path of `nn.MultiheadAttention` is off meanwhile: it skips the modules inside, and their hooks.
+        """
+        modes = [module.training for module in self._modules]
+        before = [parameter.requires_grad for parameter, _ in self._parameters]
+        fast = torch.backends.mha.get_fastpath_enabled()
+        try:
+            torch.backends.mha.set_fastpath_enabled(False)
+            if any(modes):
+                self._model.eval()
+            for parameter, required in self._parameters:
+                _require(parameter, required)
+            with torch.enable_grad():
+                yield
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fast)
+            for module, training in zip(self._modules, modes, strict=True):
+                if module.training != training:  # setting it goes through the module's own __setattr__, which is slow
+                    module.training = training
+            for (parameter, _), required in zip(self._parameters, before, strict=True):
+                _require(parameter, required)
+
+
+def capturing(model: nn.Module, differentiable: Collection[str] = ()) -> AbstractContextManager[None]:
+    """The same for a model that is held once."""
+    return Held(model, differentiable).capturing()
 
 
 def _require(parameter: nn.Parameter, required: bool) -> None:
