@@ -12,7 +12,8 @@ resident ones, by four figures measured on glibc (`python -m benchmarks memory` 
   by holes as it seems: with every block mapped on its own (MALLOC_MMAP_THRESHOLD_) captures of a CNN and a transformer
   stayed within 3 % of the count, and small ones of an MLP within 13 %, but took up to 45 % more time;
 * `MAPPED`: larger blocks are mapped and given back; the heap between them remains;
-* `FRESH`: while a job is set up, little has been freed yet, and blocks of all sizes are mapped;
+* `FRESH`: while a job is set up, little has been freed yet, and blocks of all sizes are mapped; those that always are
+  take what they hold;
 * `WORKSPACES`: what kernels allocate inside and no dispatch sees, as a multiple of their largest tensor: oneDNN's
   copies of images in its own layout, LAPACK's work arrays. The largest is added to the peak, whenever that is.
 
@@ -41,8 +42,9 @@ HEAP = 1.35
 MAPPED = 1.2
 FRESH = 1.25
 MAPPED_FROM = 2**25  # bytes; glibc's largest dynamic threshold on machines of 64 bits
-SLACK = 2**23
-"""Bytes of a plan for what is counted nowhere: buffers of a store's writer, stacks, code that is loaded when used."""
+SLACK = 3 * 2**22
+"""Bytes of a plan for what is counted nowhere: buffers of a store's writer, stacks, code that is loaded when used, and
+small captures, of which the same one takes 55 MB in one process and 76 in another."""
 WORKSPACES: Mapping[Any, float] = {
     torch.ops.aten.convolution: 2.5,
     torch.ops.aten.convolution_backward: 2.5,
@@ -59,6 +61,11 @@ def resident(held_bytes: int) -> float:
     return held_bytes * (HEAP if held_bytes < MAPPED_FROM else MAPPED)
 
 
+def fresh(held_bytes: int) -> float:
+    """The same while a job is set up."""
+    return held_bytes * (FRESH if held_bytes < MAPPED_FROM else 1)
+
+
 class Watch(TorchDispatchMode):
     """Counts what is held within the context; see the module.
 
@@ -70,7 +77,7 @@ class Watch(TorchDispatchMode):
         """Count from nought."""
         super().__init__()
         self.level = 0.0
-        self._held = 0
+        self._fresh = 0.0
         self._peak = self._mapped_peak = self._workspace = 0.0
         self._known: dict[int, int] = {}
         self._own_trace = False
@@ -136,7 +143,7 @@ class Watch(TorchDispatchMode):
             arrays = max(0, tracemalloc.get_traced_memory()[1] - self._before)
             tracemalloc.reset_peak()
             self._peak = max(self._peak, self.level + HEAP * arrays)
-            self._mapped_peak = max(self._mapped_peak, FRESH * (self._held + arrays))
+            self._mapped_peak = max(self._mapped_peak, self._fresh + FRESH * arrays)
 
     def _count(self, tensor: Tensor, size: int | None = None) -> None:
         try:
@@ -146,14 +153,14 @@ class Watch(TorchDispatchMode):
         key = storage._cdata
         if key not in self._known:
             self._known[key] = storage.nbytes() if size is None else size
-            self._held += self._known[key]
+            self._fresh += fresh(self._known[key])
             self.level += resident(self._known[key])
             weakref.finalize(storage, self._forget, key)
 
     def _forget(self, key: int) -> None:
         self._look()  # arrays may have come and gone while it lived
         size = self._known.pop(key, 0)
-        self._held -= size
+        self._fresh -= fresh(size)
         self.level -= resident(size)
 
 

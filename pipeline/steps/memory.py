@@ -18,7 +18,7 @@ import numpy as np
 from torch import Tensor
 
 from pipeline.core.codec import Codec
-from pipeline.core.memory import FRESH, HEAP, MOST_ROWS, SLACK, Plan, Watch, measure
+from pipeline.core.memory import HEAP, MOST_ROWS, SLACK, Plan, Watch, measure
 from pipeline.core.memory import together as plans_together
 from pipeline.errors import CapacityError, StoreError
 from pipeline.steps.capture import Capturer, stored_columns
@@ -114,7 +114,7 @@ class SetUp:
         """
         self.peak = max(self.peak, self._watch.mapped_peak)
         self._watch.restart()
-        least = max(self.peak, self._watch.mapped_peak + int(FRESH * coming_bytes))
+        least = max(self.peak, self._watch.mapped_peak + coming_bytes)
         check(self._job, "a model that is set up", least, SMALLER)
 
 

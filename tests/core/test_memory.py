@@ -200,7 +200,7 @@ def test_a_plan_holds_for_sizes_between_and_beyond_those_measured(model, method,
             watch.restart()
             capture(rows)
             projected = plan.held(rows) - SLACK
-            assert watch.peak <= projected + NOISE and projected <= 1.2 * watch.peak + NOISE
+            assert watch.peak <= projected + 2 * NOISE and projected <= 1.2 * watch.peak + NOISE
 
 
 def test_captures_in_one_pass_hold_no_more_than_their_plan_together():

@@ -83,7 +83,7 @@ def test_a_fit_whose_end_cannot_fit_is_refused_before_its_pass() -> None:
     with pytest.raises(CapacityError) as caught:
         _fitted(90)
     assert str(caught.value) == (
-        "expected the second step of a projection, fitted on 5 rows, within compute.memory_mb = 90, got a plan of 99 MB: "
+        "expected the second step of a projection, fitted on 5 rows, within compute.memory_mb = 90, got a plan of 103 MB: "
         "raise compute.memory_mb, or lower projection.selected (as low as projection.dimension, there is no such step) "
         "or projection.sample_rows"
     )

@@ -13,7 +13,7 @@ latter's norm, or of the `FLOOR`-th part of the norm over all parameters, below 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any, Literal
@@ -25,13 +25,12 @@ from pipeline.core.capture import batches
 from pipeline.core.capture.afford import Afford, proof_bytes, unlimited
 from pipeline.core.capture.contract import check_loss
 from pipeline.core.capture.engine import Engine, Loss
-from pipeline.core.capture.formula import Outer, materialised
 from pipeline.core.capture.functional import FunctionalEngine
 from pipeline.core.capture.hooks import HookEngine
 from pipeline.core.capture.state import capturing
 from pipeline.core.capture.uses import Layout, servable
 from pipeline.core.device import has_float64
-from pipeline.core.factors import Factor, precise
+from pipeline.core.factors import BLOCK_BYTES, Factor, blocks, precise
 from pipeline.core.sink import Sink
 from pipeline.errors import InputError, TaskError
 
@@ -140,28 +139,46 @@ class _Truth:
     unused: frozenset[str]
     scale: float
 
-    def agrees(self, name: str, gradient: Tensor) -> bool:
-        """Whether a captured gradient [B, *shape] is right."""
-        true = self.gradients[name]
+    def agrees(self, name: str, pieces: Iterable[tuple[int, Tensor]]) -> bool:
+        """Whether a captured gradient is right.
+
+        Args:
+            name: of the parameter.
+            pieces: where in the flattened parameter they begin, ascending, and entries [B, n]; all others are zero.
+        """
+        true = self.gradients[name].flatten(1)
         tolerance, floor = (TOLERANCE.get(true.dtype, COARSE), FLOOR.get(true.dtype, COARSE))
-        exact = precise(true)
-        distance, size = (float(torch.linalg.vector_norm(t)) for t in (precise(gradient) - exact, exact))
-        return distance <= tolerance * max(size, floor * self.scale)
+        error, done = 0.0, 0
+        for start, entries in pieces:
+            stop = start + entries.shape[1]
+            error += _square(true[:, done:start]) + _square(precise(entries) - precise(true[:, start:stop]))
+            done = stop
+        error += _square(true[:, done:])
+        return error**0.5 <= tolerance * max(_square(true) ** 0.5, floor * self.scale)
+
+
+def _square(values: Tensor) -> float:
+    return float(torch.linalg.vector_norm(precise(values))) ** 2
 
 
 class _Judge:
-    """A sink that tells which gradients are right."""
+    """A sink that tells which gradients are right; a few entries at a time, for the true ones are many already."""
 
     def __init__(self, truth: _Truth) -> None:
         self.right: set[str] = set()
         self._truth = truth
 
     def dense(self, name: str, gradient: Tensor) -> None:
-        if self._truth.agrees(name, gradient):
-            self.right.add(name)
+        flat = gradient.flatten(1)
+        step = max(1, BLOCK_BYTES // max(1, flat[:, :1].nbytes))
+        self._judge(name, ((i * step, piece) for i, piece in enumerate(flat.split(step, dim=1))))
 
     def outer(self, name: str, output: Factor, input: Factor) -> None:
-        self.dense(name, materialised(Outer(output, input), self._truth.gradients[name].shape[1:]))
+        self._judge(name, blocks(output, input))
+
+    def _judge(self, name: str, pieces: Iterable[tuple[int, Tensor]]) -> None:
+        if self._truth.agrees(name, pieces):
+            self.right.add(name)
 
 
 def _check_names(model: nn.Module, names: Sequence[str]) -> None:
@@ -217,19 +234,20 @@ def _measured(model: nn.Module, loss: Loss, names: Sequence[str], batch: Any, af
             losses = loss(model, batches.rows(batch, i, i + 1, size))
             for name, gradient in zip(names, _gradients(losses, [parameters[n] for n in names]), strict=True):
                 found[name].append(gradient)
-            if i == 0:  # the first row's stay until those of all rows are stacked; which the others have is not known
-                afford(size * sum(parameters[name].nbytes for name in names))
+            if i == 0:  # those of all rows will be there in the end, of a row that has none as zeros
+                held = sum(own.nbytes for (own,) in found.values() if own is not None)
+                afford(size * sum(parameters[name].nbytes for name in names) - held)
     unused = frozenset(name for name, rows in found.items() if all(row is None for row in rows))
     if len(unused) == len(names):
         raise TaskError(
             "expected a loss that depends on the parameters, got one that does not: no detach(), no_grad() or .item() "
             "may stand between, and the model must be the one given to `loss`"
         )
-    gradients = {
-        name: torch.stack([torch.zeros_like(parameters[name]) if row is None else row for row in rows]).detach()
-        for name, rows in found.items()
-    }
-    scale = sum(float(precise(gradient).square().sum()) for gradient in gradients.values()) ** 0.5
+    gradients: dict[str, Tensor] = {}
+    for name in names:  # a parameter's rows go as soon as they are stacked
+        rows = [torch.zeros_like(parameters[name]) if row is None else row for row in found.pop(name)]
+        gradients[name] = torch.stack(rows).detach()
+    scale = sum(map(_square, gradients.values())) ** 0.5
     return _Truth(model, loss, batch, gradients, unused, scale)
 
 
