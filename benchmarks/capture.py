@@ -25,6 +25,7 @@ from benchmarks.shard_task import Sized
 from benchmarks.tables import keep
 from benchmarks.timing import RUNS, Work, floor_work, measure, one_thread, row
 from pipeline.config import Config, load
+from pipeline.core import compiled
 from pipeline.core.capture.cover import Coverage, cover
 from pipeline.core.codec import Codec, fit_codec
 from pipeline.core.projection import Fitter, Projection, Settings, fitter, turned
@@ -136,6 +137,7 @@ def all_rows(config: Config, python: Path) -> Iterator[dict[str, Any]]:
 def main() -> None:
     """Measure Lowland and the peers on all cases."""
     one_thread()
+    compiled.load()  # made once after the product is set up, which takes seconds
     rows = []
     with threadpool_limits(1):  # numpy's too: it encodes
         for line in all_rows(load(), PEERS):
