@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.core.capture.cover import cover
+from pipeline.core.capture.cover import _Truth, cover
 from pipeline.core.memory import Watch
 from pipeline.core.projection import make
 from pipeline.errors import CapacityError, TaskError
@@ -283,6 +283,19 @@ class Wide(Awkward):
         wide = x.repeat(1, 500).to(self.wide.weight.dtype if self.kind != "precision" else torch.float32)
         hidden = self.wide(wide) if self.kind == "unused" else self.wide(wide) + self.spare(wide)
         return super().forward(x) + hidden.sum(1, keepdim=True)
+
+
+def test_a_gradient_is_right_when_all_its_pieces_are_and_nothing_is_missing() -> None:
+    torch.manual_seed(0)
+    true = torch.randn(2, 3, 4, dtype=torch.float64)
+    true[:, 1] = 0
+    truth = _Truth(nn.Identity(), classify, None, {"weight": true}, frozenset(), 1.0)
+    first, zeros, last = ((4 * i, true[:, i]) for i in range(3))
+    assert truth.agrees("weight", [first, zeros, last]) and truth.agrees("weight", [first, last])
+    assert truth.agrees("weight", [(0, true.flatten(1))])
+    for wrong in ([], [first], [first, zeros], [zeros, last], [first, (4, last[1])], [first, (8, last[1] + 1e-5)]):
+        assert not truth.agrees("weight", wrong)
+    assert not truth.agrees("weight", [first, (8, last[1] * torch.nan)])
 
 
 @pytest.mark.parametrize("kind", ["plain", "precision", "copy", "domain", "unused"])
