@@ -7,12 +7,12 @@ import importlib
 
 QUICK = ("capture",)
 ALL = {
-    "capture": "per-sample gradient capture, Lowland and peers, as ratios to a forward and backward pass (20 minutes)",
-    "fidelity": "what each projection keeps of pairwise influence, at equal bytes a row (half an hour)",
+    "capture": "per-sample gradient capture, Lowland and peers, as ratios to forward and backward (half an hour)",
+    "fidelity": "what each projection keeps of pairwise influence, at equal bytes a row (an hour)",
     "memory": "memory of capture, planned and measured (5 minutes)",
-    "scan": "an exact scan of a 4 GiB store under 1 GiB, against plain reading (3 minutes, 5 GB of disk)",
+    "scan": "an exact scan of a 4 GiB store under 1 GiB, against plain reading (3 to 8 minutes, 5 GB of disk)",
     "index": "kinds of indexes up to a million rows: time, size, latency, recall (an hour, 10 GB of memory and disk)",
-    "shard": "what a job costs beside its work, at the default size of a shard (5 minutes)",
+    "shard": "what a job costs beside its work, at the default size of a shard (8 minutes)",
     "incremental": "appending, retiring and compacting rows of a store of 100,000 (10 minutes)",
     "text": "what taught a text: language models, methods and controls (--small, 8 minutes, or --full)",
     "pbrf": "influence against the proximal Bregman response and leave-one-out, term by term (10 minutes)",

@@ -76,3 +76,13 @@ def test_a_block_of_zeros_has_the_smallest_step_whatever_the_rows_scale():
     row_scale = np.float32([1e-37, 1, 3e38])
     e, steps, inverses = steps_of(np.zeros((1, 3), np.float32), row_scale, levels=1)
     assert e[1:].tolist() == [[255], [255]] and (steps > 0).all() and np.isfinite(inverses).all()
+
+
+def test_a_block_just_on_a_step_has_it_and_one_a_hair_above_has_not():
+    exact = 2.0 ** (np.arange(1, 40) / 8)
+    above = np.float32(exact)
+    above = np.where(above < exact, np.nextafter(above, np.float32(np.inf)), above)
+    ones = np.ones((1, len(above)), np.float32)
+    assert steps_of(ones, above, levels=1)[0][:, 0].tolist() == list(range(1, 40))
+    below = np.nextafter(above, np.float32(0))
+    assert steps_of(ones, below, levels=1)[0][:, 0].tolist() == list(range(39))
